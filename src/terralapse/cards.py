@@ -1,0 +1,148 @@
+"""The card of a system: everything that can be said about it without building it.
+
+The table of systems in the README and the docs, the list of the command line, the default choice of a model
+and the test matrix are all generated from cards; no second list exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from terralapse.sensors import Unit
+
+
+class Status(StrEnum):
+    """How far a system is."""
+
+    REPRODUCED = "reproduced"  # meets a published or golden number
+    RUNS = "runs"  # complete and tested; no published number to meet, or not met yet
+    READER_ONLY = "reader-only"  # only its data or its metrics are here
+    PLANNED = "planned"  # a card and nothing else
+
+
+class Task(StrEnum):
+    """What a system returns."""
+
+    CHANGE = "change"
+    SEMANTIC_CHANGE = "semantic-change"
+    DAMAGE = "damage"
+    SEGMENTATION = "segmentation"
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
+    PRETRAINING = "pretraining"
+    RETRIEVAL = "retrieval"
+    LANGUAGE = "language"
+    GENERATION = "generation"
+    RESTORATION = "restoration"
+    GEOLOCATION = "geolocation"
+    MATCHING = "matching"
+    GEOMETRY = "geometry"
+    FORECASTING = "forecasting"
+    CAUSAL = "causal"
+    COMPRESSION = "compression"
+    EVALUATION = "evaluation"
+    DATA = "data"
+
+
+class Stretch(StrEnum):
+    """How a model wants its input scaled before the band-wise mean and standard deviation."""
+
+    NONE = "none"
+    SCENE_PERCENTILE = "scene-percentile"  # 2nd..98th percentile of both dates of the scene to 0..1
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """x' = (stretch(x) - mean) / std, band by band, in the model's band order."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stretch: Stretch = Stretch.NONE
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a system takes. `bands` is the exact band order, or None when any bands will do."""
+
+    dates: int = 2
+    bands: tuple[str, ...] | None = None
+    units: tuple[Unit, ...] = ()
+    gsd_range: tuple[float, float] | None = None  # metres, the range it was trained on
+    sensors: tuple[str, ...] = ()  # slugs of the sensors it was trained on; () = any
+    size_multiple: int = 1
+    halo: int = 0  # pixels on each side that a tile needs beyond its core
+    normalisation: Normalisation | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights. `hub` is `owner/name` on the Hugging Face hub, or None when it ships in the package
+    under `terralapse/weights/`."""
+
+    file: str
+    sha256: str
+    hub: str | None = None
+    revision: str | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Licences:
+    """Of the original code, the weights and the data that they were trained on."""
+
+    code: str = ""
+    weights: str = ""
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A score with its protocol. `source` is `paper`, `golden` or `here`."""
+
+    metric: str
+    value: float
+    dataset: str
+    protocol: str
+    source: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a system is. Data only; building it is the registry's work.
+
+    `slug` is `<system>` or `<system>/<variant>`. `seed` is True for the published systems that the library
+    sets out to hold, False for what is its own. `quirks` name oddities of the official code that a
+    checkpoint needs. `limits` says in sentences where it fails.
+    """
+
+    slug: str
+    title: str
+    task: Task
+    status: Status
+    summary: str = ""
+    year: int | None = None
+    paper: str = ""
+    repository: str = ""
+    seed: bool = True
+    inputs: Inputs = field(default_factory=Inputs)
+    classes: str = ""  # slug of a ClassScheme
+    licences: Licences = field(default_factory=Licences)
+    weights: tuple[Weights, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    temperature: float = 1.0
+    threshold: float | None = 0.5
+    quirks: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    parameters: int | None = None
+
+    @property
+    def system(self) -> str:
+        """The slug without its variant."""
+        return self.slug.partition("/")[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return asdict(self)

@@ -1,0 +1,40 @@
+"""The record of one change run: what the products are written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from terralapse.cards import Card
+from terralapse.grid.pair import Pair
+from terralapse.grid.scene import Note
+
+
+@dataclass
+class ChangeRun:
+    """Everything that is known when the rasters are written and the products are not.
+
+    `folder` holds `change.tif`, `prob.tif` and `valid.tif` (see `terralapse.engine.scene`). `state` is what
+    the detector's `fit` returned; `alignment` is the content of `alignment.json`; `scene` holds the engine's
+    own record (tile, batch, precision, pixels, seconds). `warnings` are the notes of level `warning` that a
+    reader of the report must see; `notes` all others.
+    """
+
+    run_id: str
+    folder: Path
+    pair: Pair
+    card: Card
+    state: dict[str, Any]
+    threshold: float
+    alignment: dict[str, Any]
+    scene: dict[str, Any]
+    settings: dict[str, Any]
+    started: datetime
+    zones: Path | None = None
+    aoi: Path | None = None
+    min_area_m2: float | None = None
+    warnings: list[Note] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,64 @@
+"""Binary change between two dates: the contract that every detector of change meets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from terralapse.cards import Card
+from terralapse.grid.pair import PairSample
+
+
+@dataclass
+class ChangeOutput:
+    """`logits` float [B, H, W]: the log-odds of change, before temperature; any value where not valid."""
+
+    logits: Tensor
+
+    def probability(self, temperature: float = 1.0) -> Tensor:
+        """Calibrated probability of change in 0..1."""
+        return torch.sigmoid(self.logits.float() / temperature)
+
+
+class ChangeDetector(ABC):
+    """Anything that turns two aligned dates into a probability of change.
+
+    The engine calls `fit` once on a sample of the scene and keeps what it returns in `run.json`, then calls
+    `predict` on tiles in any order. `predict` must be local: a pixel depends on nothing farther away than
+    `halo` pixels and on the state, so that the result does not depend on the tile plan.
+    """
+
+    card: Card
+    halo: int = 0
+    multiple: int = 1  # tile sides are a multiple of this
+
+    @abstractmethod
+    def fit(self, sample: PairSample) -> dict[str, Any]:
+        """What must be known of the whole scene (stretch, statistics, threshold), as JSON-ready values.
+
+        A state with the key `threshold` sets the threshold unless the user gives one.
+
+        Raises:
+            ModelInputError: the pair has bands or dates that this detector cannot take.
+        """
+
+    @abstractmethod
+    def predict(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
+        """Probability of change.
+
+        Args:
+            images: float32 [B, 2, C, H, W] in the pair's unit; NaN where a date is not usable.
+            valid: bool [B, 2, H, W].
+            state: what `fit` returned.
+
+        Returns:
+            float32 [B, H, W] in 0..1; what it says where not valid is not used.
+        """
+
+    def to(self, device: torch.device | str) -> ChangeDetector:
+        """Moves the weights, if there are any."""
+        return self
