@@ -71,6 +71,7 @@ class Inputs:
     units: tuple[Unit, ...] = ()
     gsd_range: tuple[float, float] | None = None  # metres, the range it was trained on
     sensors: tuple[str, ...] = ()  # slugs of the sensors it was trained on; () = any
+    min_bands: int = 1  # how many bands it needs when any will do
     size_multiple: int = 1
     halo: int = 0  # pixels on each side that a tile needs beyond its core
     normalisation: Normalisation | None = None
@@ -137,6 +138,7 @@ class Card:
     quirks: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     parameters: int | None = None
+    default_rank: int | None = None  # lowest first among the systems that fit an input; None: only when asked
 
     @property
     def system(self) -> str:
