@@ -64,7 +64,8 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a system takes. `bands` is the exact band order, or None when any bands will do."""
+    """What a system takes. `bands` is the exact band order, or None when any bands will do. `dates` is 2 for a
+    pair, 1 for a single image, 0 when no image goes in or when any number of dates does."""
 
     dates: int = 2
     bands: tuple[str, ...] | None = None
@@ -116,7 +117,8 @@ class Card:
 
     `slug` is `<system>` or `<system>/<variant>`. `seed` is True for the published systems that the library
     sets out to hold, False for what is its own. `quirks` name oddities of the official code that a
-    checkpoint needs. `limits` says in sentences where it fails.
+    checkpoint needs. `limits` says in sentences where it fails. `checkpoints` says where the authors publish
+    theirs (a hub name, a Zenodo record), `none` when they publish none, or is empty when that is not known.
     """
 
     slug: str
