@@ -1,0 +1,219 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from terralapse._version import __version__
+
+app = typer.Typer(
+    name="terralapse",
+    help="Earth observation over time: what changed between two images, where, how much.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"terralapse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Holds the options of the command itself."""
+
+
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for debugging.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")]
+
+
+@app.command()
+def change(
+    before: Annotated[
+        str, typer.Argument(help="The earlier image: file, folder, glob, SAFE, STAC item, cube.")
+    ],
+    after: Annotated[str, typer.Argument(help="The later image, of any grid.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of results.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A slug of `terralapse systems`, SLUG=WEIGHTS, or auto.")
+    ] = "auto",
+    bands: Annotated[
+        str | None, typer.Option(help="Comma-separated bands to compare, e.g. red,green,blue or 4,3,2.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which a pixel counts as changed (0 to 1).")
+    ] = None,
+    grid: Annotated[
+        str, typer.Option(help="The common grid: coarser, before, after, a raster, or metres a pixel.")
+    ] = "coarser",
+    aoi: Annotated[Path | None, typer.Option(help="A vector file: look only inside of it.")] = None,
+    zones: Annotated[Path | None, typer.Option(help="A vector file: count by its polygons.")] = None,
+    coregister: Annotated[
+        bool, typer.Option("--coregister/--no-coregister", help="Correct a shift between the dates.")
+    ] = True,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Match the radiometry of the later image to the earlier.")
+    ] = False,
+    min_area: Annotated[
+        float | None, typer.Option(help="The smallest polygon kept, in square metres.")
+    ] = None,
+    date_before: Annotated[str | None, typer.Option(help="Date of the earlier image (YYYY-MM-DD).")] = None,
+    date_after: Annotated[str | None, typer.Option(help="Date of the later image (YYYY-MM-DD).")] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of files that state none, e.g. EPSG:32633.")] = None,
+    no_crs: Annotated[
+        bool, typer.Option("--no-crs", help="Compare images without georeference pixel by pixel.")
+    ] = False,
+    tile: Annotated[int | None, typer.Option(help="Side of a tile in pixels.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Tiles in one pass of the network.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from an interrupted run; keep the work if interrupted.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Find what changed between two images of a place."""
+    from terralapse.cli.progress import shown_progress
+    from terralapse.workflows.change import change as run
+
+    with shown_progress(quiet=quiet, verbose=verbose) as (progress, say):
+        result = run(
+            before,
+            after,
+            output,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+            say=say,
+            model=model,
+            bands=_split(bands),
+            threshold=threshold,
+            grid=_grid(grid),
+            aoi=aoi,
+            zones=zones,
+            coregister=coregister,
+            normalise=normalise,
+            min_area=min_area,
+            date_before=date_before,
+            date_after=date_after,
+            assume_crs=crs,
+            pixel_grid=no_crs,
+            tile=tile,
+            batch=batch,
+            threads=threads,
+            device=device,
+            precision=precision,
+            seed=seed,
+        )
+    _print_result(result, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of results.")] = Path(
+        "terralapse-demo"
+    ),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Run on the pair that ships with it: Joplin, Missouri, before and after the 2011 tornado."""
+    from terralapse.cli.progress import shown_progress
+    from terralapse.workflows.demo import demo as run
+
+    with shown_progress(quiet=quiet, verbose=verbose) as (progress, say):
+        result = run(output, progress=progress, say=say)
+    _print_result(result, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[str], typer.Argument(help="Anything that `terralapse change` takes.")],
+    crs: Annotated[str | None, typer.Option(help="CRS of files that state none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a file is: sensor, bands, grid, nodata, date, and what is wrong with it."""
+    from terralapse.cli.show import inspection_table
+    from terralapse.errors import TerralapseError
+    from terralapse.grid.inspect import inspect as look
+
+    found: list[dict[str, Any]] = []
+    failures: list[TerralapseError] = []
+    for file in files:
+        try:
+            record = look(file, assume_crs=crs).as_dict()
+        except TerralapseError as error:
+            failures.append(error)
+            continue
+        found.append(record)
+        if not as_json:
+            inspection_table(record)
+    if as_json:
+        typer.echo(
+            json.dumps(found if len(files) > 1 else (found[0] if found else None), indent=1, default=str)
+        )
+    if failures:
+        for error in failures[:-1]:
+            typer.echo(f"terralapse: {error}", err=True)
+        raise failures[-1]
+
+
+@app.command()
+def systems(
+    as_json: AsJson = False,
+    status: Annotated[str | None, typer.Option(help="Only those of this status, e.g. runs.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only those of this task, e.g. change.")] = None,
+) -> None:
+    """List every system with its task and its true status."""
+    from terralapse.cli.show import systems_table
+    from terralapse.registry import index
+
+    cards = [
+        {"slug": slug, **{k: v for k, v in entry.items() if k not in ("slug", "module")}}
+        for slug, entry in index().items()
+        if (status is None or entry["status"] == status) and (task is None or entry["task"] == task)
+    ]
+    if as_json:
+        typer.echo(json.dumps(cards, indent=1))
+    else:
+        systems_table(cards)
+
+
+def _split(bands: str | None) -> tuple[str, ...] | None:
+    return tuple(b.strip() for b in bands.split(",") if b.strip()) if bands else None
+
+
+def _grid(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _print_result(result: Any, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result.as_dict(), indent=1, default=str))
+    elif not quiet:
+        from terralapse.cli.show import result_panel
+
+        result_panel(result)
+    sys.stdout.flush()
