@@ -163,8 +163,9 @@ class ArrayPair(Pair):
         means = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
         # A cell can be used when any of its pixels can: the lowest code is VALID, then the strongest reason.
         reason = block.reason.reshape(rows, step, cols, step).min(axis=(1, 3))
-        grid = GeoBox((rows, cols), self.geobox.affine * Affine.scale(step), self.geobox.crs)
-        return PairBlock(means, reason), grid
+        a, b, c, d, e, f = self.geobox.affine[:6]
+        coarse = Affine(a * step, b * step, c, d * step, e * step, f)
+        return PairBlock(means, reason), GeoBox((rows, cols), coarse, self.geobox.crs)
 
     def _positions(self, bands: Sequence[str]) -> list[int]:
         names = [b.name for b in self.bands]
