@@ -6,6 +6,7 @@ and the test matrix are all generated from cards; no second list exists.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -64,8 +65,8 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a system takes. `bands` is the exact band order, or None when any bands will do. `dates` is 2 for a
-    pair, 1 for a single image, 0 when no image goes in or when any number of dates does."""
+    """What a system takes. `bands` is the exact band order, or None when any bands will do. `dates` is 2 for
+    a pair, 1 for a single image, 0 when no image goes in or when any number of dates does."""
 
     dates: int = 2
     bands: tuple[str, ...] | None = None
@@ -141,6 +142,7 @@ class Card:
     limits: tuple[str, ...] = ()
     parameters: int | None = None
     default_rank: int | None = None  # lowest first among the systems that fit an input; None: only when asked
+    checkpoints: str = ""
 
     @property
     def system(self) -> str:
@@ -150,3 +152,28 @@ class Card:
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Card:
+        """The card that `as_dict` gave, also after a passage through JSON; unknown keys are an error."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values["task"] = Task(data["task"])
+        values["status"] = Status(data["status"])
+        values["inputs"] = _inputs_from(data["inputs"])
+        values["licences"] = Licences(**data["licences"])
+        values["weights"] = tuple(Weights(**w) for w in data["weights"])
+        values["figures"] = tuple(
+            Figure(**{**f, "interval": None if f["interval"] is None else tuple(f["interval"])})
+            for f in data["figures"]
+        )
+        return cls(**values)
+
+
+def _inputs_from(data: Mapping[str, Any]) -> Inputs:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    values["units"] = tuple(Unit(u) for u in data["units"])
+    if (norm := data["normalisation"]) is not None:
+        values["normalisation"] = Normalisation(
+            tuple(norm["mean"]), tuple(norm["std"]), Stretch(norm["stretch"])
+        )
+    return Inputs(**values)

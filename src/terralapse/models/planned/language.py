@@ -1,0 +1,216 @@
+"""Planned: captions, questions and answers, dialogue, and retrieval by text."""
+
+from __future__ import annotations
+
+from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.sensors import Unit
+
+_RGB = ("red", "green", "blue")
+
+
+def _rgb(dates: int) -> Inputs:
+    return Inputs(dates=dates, bands=_RGB, units=(Unit.RGB255,))
+
+
+_CARDS = (
+    Card(
+        slug="change-agent",
+        title=(
+            "Change-Agent: Towards Interactive Comprehensive Remote Sensing Change Interpretation and "
+            "Analysis"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary="One network that masks and describes what changed, and an agent that calls it as a tool.",
+        year=2024,
+        paper="arXiv:2403.19646",
+        repository="https://github.com/Chen-Yang-Liu/Change-Agent",
+        inputs=Inputs(dates=2, bands=_RGB, units=(Unit.RGB255,), gsd_range=(0.5, 0.5)),
+        licences=Licences(code="MIT; its read-me says academic purposes only"),
+        checkpoints="Hugging Face lcybuaa/Change-Agent",
+        parameters=130_502_679,
+        limits=(
+            "Images of 256 pixels at 0.5 m.",
+            "The MiT weights that it starts from are under NVIDIA's non-commercial licence.",
+        ),
+    ),
+    Card(
+        slug="chatearthnet",
+        title=(
+            "ChatEarthNet: A Global-Scale Image-Text Dataset Empowering Vision-Language Geo-Foundation Models"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary="From land-cover statistics of Sentinel-2 patches to prompts and captions.",
+        year=2024,
+        paper="arXiv:2402.11325",
+        repository="https://github.com/zhu-xlab/ChatEarthNet",
+        inputs=Inputs(dates=1, sensors=("sentinel2",)),
+        licences=Licences(code="Apache-2.0", data="CC BY 4.0"),
+        checkpoints="none",
+        limits=("No model is trained: the captions come from an outside language model.",),
+    ),
+    Card(
+        slug="deltavlm",
+        title=(
+            "DeltaVLM: Interactive Remote Sensing Image Change Analysis via Instruction-guided Difference "
+            "Perception"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary=(
+            "Answers instructions about a pair of dates through a difference module and a language model."
+        ),
+        year=2025,
+        paper="arXiv:2507.22346",
+        repository="https://github.com/hanlinwu/DeltaVLM",
+        inputs=_rgb(2),
+        licences=Licences(code="BSD-3-Clause file headers, no licence file", data="CC BY 4.0"),
+        checkpoints="Hugging Face hlwu/DeltaVLM",
+        limits=("The language model (Vicuna-7B) is not part of the checkpoint and has its own licence.",),
+    ),
+    Card(
+        slug="disasterm3",
+        title=(
+            "DisasterM3: A Remote Sensing Vision-Language Dataset for Disaster Damage Assessment and Response"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary=(
+            "Questions, reports and referring masks on disaster pairs, optical before and optical or SAR "
+            "after."
+        ),
+        year=2025,
+        paper="arXiv:2505.21089",
+        repository="https://github.com/Junjue-Wang/DisasterM3",
+        inputs=Inputs(dates=2, gsd_range=(0.8, 0.8)),
+        licences=Licences(data="CC BY-NC(-SA) 4.0, academic only"),
+        checkpoints="none",
+        limits=("The data is non-commercial.", "Training code was never released."),
+    ),
+    Card(
+        slug="dvl-suite",
+        title="DynamicVL: Benchmarking Multimodal Large Language Models for Dynamic City Understanding",
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary="Benchmark and dialogue on many dates of American cities in one-metre aerial images.",
+        year=2025,
+        paper="arXiv:2505.21076",
+        repository="https://github.com/weihao1115/dynamicvl",
+        inputs=Inputs(dates=0, bands=_RGB, units=(Unit.RGB255,), gsd_range=(1, 1)),
+        licences=Licences(code="Apache-2.0"),
+        limits=("The code of its dialogue model is not published.",),
+    ),
+    Card(
+        slug="earthdial",
+        title="EarthDial: Turning Multi-sensory Earth Observations to Interactive Dialogues",
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary="A dialogue model for optical, multispectral and SAR images of one or several dates.",
+        year=2024,
+        paper="arXiv:2412.15190",
+        repository="https://github.com/hiyamdebary/EarthDial",
+        inputs=Inputs(dates=0),
+        licences=Licences(code="MIT"),
+        checkpoints="Hugging Face akshaydudhane/EarthDial_4B_{RGB,MS,Methane_UHI}",
+    ),
+    Card(
+        slug="gaia",
+        title=(
+            "GAIA: A Global, Multi-modal, Multi-scale Vision-Language Dataset for Remote Sensing Image "
+            "Analysis"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary="A pipeline that captions images from the web, and fine-tuning for retrieval and captions.",
+        year=2025,
+        paper="arXiv:2502.09598",
+        repository="https://github.com/Orion-AI-Lab/GAIA",
+        inputs=_rgb(1),
+        licences=Licences(code="MIT"),
+        checkpoints="none",
+        limits=("Fine-tuning code and weights are not released.", "Images are links, and links rot."),
+    ),
+    Card(
+        slug="tcssm",
+        title=(
+            "Text-conditioned State Space Model For Domain-generalized Change Detection Visual "
+            "Question Answering"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary="Answers questions about change in unseen regions, helped by a text on place and disaster.",
+        year=2025,
+        paper="arXiv:2508.08974",
+        repository="https://github.com/Elman295/TCSSM",
+        inputs=Inputs(dates=2, gsd_range=(0.3, 1)),
+        checkpoints="none",
+        limits=(
+            "No code, weights or data were released: only a reconstruction from the abstract is possible.",
+        ),
+    ),
+    Card(
+        slug="zeroshot-ms",
+        title=(
+            "Zero-Shot Multi-Spectral Learning: Reimagining a Generalist Multimodal Gemini 2.5 Model "
+            "for Remote "
+            "Sensing Applications"
+        ),
+        task=Task.LANGUAGE,
+        status=Status.PLANNED,
+        summary=(
+            "Shows a general vision-language model Sentinel-2 bands as pseudo-colour images with a legend."
+        ),
+        year=2025,
+        paper="arXiv:2509.19087",
+        repository="https://github.com/google-gemini/cookbook",
+        inputs=Inputs(dates=1, sensors=("sentinel2",)),
+        licences=Licences(code="Apache-2.0"),
+        checkpoints="none",
+        limits=("Needs a vision-language model that the user provides.",),
+    ),
+    Card(
+        slug="closp",
+        title="Text-to-Remote-Sensing-Image Retrieval beyond RGB Sources",
+        task=Task.RETRIEVAL,
+        status=Status.PLANNED,
+        summary="One embedding space for text, Sentinel-1 and Sentinel-2, with text as the bridge.",
+        year=2025,
+        paper="arXiv:2507.10403",
+        repository="https://github.com/DarthReca/closp",
+        inputs=Inputs(dates=1, sensors=("sentinel2", "sentinel1")),
+        licences=Licences(
+            code="Apache-2.0 (location code: SatCLIP's licence)",
+            data="non-commercial, by a third party's note",
+        ),
+        checkpoints="Hugging Face DarthReca/{CLOSP-RN,CLOSP-VS,CLOSP-VL,GeoCLOSP-RN}",
+        limits=("The evaluation script is not released.",),
+    ),
+    Card(
+        slug="search-tta",
+        title="Search-TTA: A Multimodal Test-Time Adaptation Framework for Visual Search in the Wild",
+        task=Task.RETRIEVAL,
+        status=Status.PLANNED,
+        summary="Maps where a target may be on a satellite image and corrects the map as a search goes on.",
+        year=2025,
+        paper="arXiv:2505.11350",
+        repository="https://github.com/marmotlab/Search-TTA-VLN",
+        inputs=_rgb(1),
+        licences=Licences(code="Apache-2.0"),
+        checkpoints="Hugging Face derektan95/search-tta-sat, derektan95/search-tta-sound",
+    ),
+    Card(
+        slug="skyscript",
+        title="SkyScript: A Large and Semantically Diverse Vision-Language Dataset for Remote Sensing",
+        task=Task.RETRIEVAL,
+        status=Status.PLANNED,
+        summary="Image and text pairs from map tags, and CLIP models trained further on them.",
+        year=2023,
+        paper="arXiv:2312.12856",
+        repository="https://github.com/wangzhecheng/SkyScript",
+        inputs=_rgb(1),
+        licences=Licences(code="MIT"),
+    ),
+)
+
+CARDS: dict[str, Card] = {c.slug: c for c in _CARDS}
