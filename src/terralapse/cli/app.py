@@ -185,17 +185,13 @@ def systems(
 ) -> None:
     """List every system with its task and its true status."""
     from terralapse.cli.show import systems_table
-    from terralapse.registry import index
+    from terralapse.registry import systems as known
 
-    cards = [
-        {"slug": slug, **{k: v for k, v in entry.items() if k not in ("slug", "module")}}
-        for slug, entry in index().items()
-        if (status is None or entry["status"] == status) and (task is None or entry["task"] == task)
-    ]
+    wanted = [s for s in known() if status in (None, s.status) and task in (None, s.task)]
     if as_json:
-        typer.echo(json.dumps(cards, indent=1))
+        typer.echo(json.dumps([s.as_dict() for s in wanted], indent=1))
     else:
-        systems_table(cards)
+        systems_table(wanted)
 
 
 def _split(bands: str | None) -> tuple[str, ...] | None:

@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-STATUS_STYLE = {"reproduced": "bold green", "runs": "green", "reader-only": "yellow", "planned": "dim"}
+from terralapse.cards import Status
+from terralapse.registry import System
+
+# From the furthest to the least.
+STATUS_STYLE = {
+    Status.REPRODUCED: "bold green",
+    Status.RUNS: "green",
+    Status.READER_ONLY: "yellow",
+    Status.PLANNED: "dim",
+}
 
 
-def systems_table(cards: list[dict[str, Any]]) -> None:
-    """One row a card: slug, task, status, year, title."""
-    console = Console()
+def _console() -> Console:
+    """As wide as the terminal; wide enough in a pipe that a row stays a line."""
+    return Console(width=None if sys.stdout.isatty() else 240)
+
+
+def systems_table(systems: Sequence[System]) -> None:
+    """One row a system: slug, task, status, year, title; what runs first, with its variants."""
+    console = _console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("system", no_wrap=True)
-    table.add_column("task", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("year", no_wrap=True)
+    for column in ("system", "task", "status", "year"):
+        table.add_column(column, no_wrap=True)
     table.add_column("title", overflow="fold")
-    order = {"reproduced": 0, "runs": 1, "reader-only": 2, "planned": 3}
-    for card in sorted(cards, key=lambda c: (order[c["status"]], c["task"], c["slug"])):
-        style = STATUS_STYLE[card["status"]]
+    order = list(STATUS_STYLE)
+    for system in sorted(systems, key=lambda s: (order.index(s.status), s.task, s.slug)):
+        style = STATUS_STYLE[system.status]
         table.add_row(
-            card["slug"],
-            card["task"],
-            f"[{style}]{card['status']}[/]",
-            str(card["year"] or ""),
-            card["title"],
+            system.slug,
+            system.task,
+            f"[{style}]{system.status}[/]",
+            str(system.head.year or ""),
+            escape(system.title),
         )
+        for variant in system.variants if len(system.cards) > 1 or system.head.slug != system.slug else ():
+            table.add_row(
+                f"  {variant.slug}", "", f"[{style}]{variant.status}[/]", "", escape(variant.summary)
+            )
     console.print(table)
-    running = sum(c["status"] in ("runs", "reproduced") for c in cards)
-    console.print(f"\n{len(cards)} systems, {running} of them run today.", highlight=False)
+    running = sum(s.status in (Status.RUNS, Status.REPRODUCED) for s in systems)
+    console.print(f"\n{len(systems)} systems, {running} of them run today.", highlight=False)
 
 
 def inspection_table(record: dict[str, Any]) -> None:
     """A file as two columns, then its problems."""
-    console = Console()
-    console.print(f"[bold]{record.get('source', record.get('uri', ''))}[/]", highlight=False)
+    console = _console()
+    console.print(f"[bold]{escape(str(record.get('source', record.get('uri', ''))))}[/]", highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in record.items():
         if key in ("source", "uri", "problems") or value in (None, "", [], {}):
             continue
-        table.add_row(key.replace("_", " "), _flat(value))
+        table.add_row(key.replace("_", " "), escape(_flat(value)))
     console.print(table)
     for problem in record.get("problems", []):
         console.print(
@@ -69,12 +88,11 @@ def _flat(value: Any) -> str:
 
 def result_panel(result: Any) -> None:
     """The summary, the warnings, and where the files are."""
-    console = Console()
+    console = _console()
     console.print()
-    console.print(result.summary, highlight=False)
+    console.print(escape(result.summary), highlight=False)
     for warning in result.warnings:
-        console.print(f"[yellow]![/] {warning}", highlight=False)
+        console.print(f"[yellow]![/] {escape(str(warning))}", highlight=False)
     console.print()
-    console.print(f"Report   {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"Polygons {result.folder / 'change.gpkg'}", highlight=False, soft_wrap=True)
-    console.print(f"Map      {result.folder / 'map.pdf'}", highlight=False, soft_wrap=True)
+    for title, name in (("Report", "report.html"), ("Polygons", "change.gpkg"), ("Map", "map.pdf")):
+        console.print(f"{title:<9}{escape(str(result.folder / name))}", highlight=False, soft_wrap=True)

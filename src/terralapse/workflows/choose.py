@@ -85,11 +85,11 @@ def choose(before: Scene, after: Scene) -> Choice:
     """
     gsd = max(grid_resolution(before), grid_resolution(after))
     candidates = [
-        registry.card(slug)
-        for slug, entry in registry.index().items()
-        if entry["task"] == Task.CHANGE
-        and entry["status"] in (Status.RUNS, Status.REPRODUCED)
-        and entry["default_rank"] is not None
+        c
+        for c in registry.cards()
+        if c.task is Task.CHANGE
+        and c.status in (Status.RUNS, Status.REPRODUCED)
+        and c.default_rank is not None
     ]
     candidates.sort(key=lambda c: (c.default_rank, c.slug))
     for card in candidates:
