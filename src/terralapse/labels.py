@@ -48,7 +48,7 @@ BINARY_CHANGE = ClassScheme(
     "Change",
     (
         LabelClass(0, "no_change", "No change", "#f2f0eb"),
-        LabelClass(1, "change", "Change", "#d7301f"),
+        LabelClass(1, "change", "Change", "#d81b60"),
     ),
 )
 

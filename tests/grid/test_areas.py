@@ -64,18 +64,26 @@ def test_compass_names_are_of_the_ground_and_not_of_the_rows(name):
 
 def test_in_a_polar_grid_up_is_not_north():
     crs, _ = GRIDS["polar"]
-    # Alaska in EPSG:3413 (central meridian 45 W): true north points right and down on the sheet
-    box = GeoBox((100, 100), Affine(100, 0, -2500000, 0, -100, 600000), crs)
+    # Off Alaska in EPSG:3413 (central meridian 45 W): true north points to the right of the sheet.
+    compass = Compass(GeoBox((100, 100), Affine(100, 0, -2500000, 0, -100, 600000), crs))
+    lon = compass.lonlat(-2495000, 595000)[0]
+    assert compass.grid_convergence() == pytest.approx(-45 - lon - 0, abs=0.05)
+
+
+def test_without_a_crs_everything_is_planar():
+    box = GeoBox((30, 60), Affine(1, 0, 0, 0, -1, 0), None)
+    assert PixelArea(box).block(Window(3, 5, 2, 7)).tolist() == [[1.0], [1.0]]
     compass = Compass(box)
-    lon = compass.middle[0]
-    assert compass.grid_convergence() == pytest.approx((-45 - lon) % 360, abs=0.05) or (
-        compass.grid_convergence() % 360 == pytest.approx((-45 - lon) % 360, abs=0.05)
-    )
+    assert compass.names(np.array([2.0, 30]), np.array([-2.0, -15])) == ["north-west", "centre"]
+    assert np.isnan(compass.lonlat(np.array([1.0]), np.array([1.0]))[0]).all()
+    assert compass.grid_convergence() == 0
+    area, length = geodesic_measures(np.array([shapely.box(0, 0, 2, 3)]), None, 1)
+    assert (area[0], length[0]) == (6, 10)
 
 
 def test_utm_convergence_has_the_textbook_value():
     crs, affine = GRIDS["utm"]
     compass = Compass(GeoBox((100, 100), affine, crs))
-    lon, lat = np.radians(compass.middle)
+    lon, lat = np.radians(compass.lonlat(305000, 4095000))
     expected = np.degrees(np.arctan(np.tan(lon - np.radians(-93)) * np.sin(lat)))
     assert compass.grid_convergence() == pytest.approx(-expected, abs=0.01)

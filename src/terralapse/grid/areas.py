@@ -20,6 +20,11 @@ from terralapse.grid.scene import Window
 _NODES = 65  # lattice nodes a side; linear between them is good to 1e-7 over a Sentinel-2 tile
 
 
+def crs_of(geobox: GeoBox) -> CRS | None:
+    """The CRS of a grid for pyproj; None for a grid without one."""
+    return None if geobox.crs is None else CRS.from_user_input(geobox.crs)
+
+
 def ellipsoid_of(crs: CRS) -> Geod:
     """The geodesic of the CRS's own ellipsoid (WGS 84 when it names none)."""
     return crs.get_geod() or Geod(ellps="WGS84")
@@ -42,16 +47,20 @@ class PixelArea:
     """Area in m2 of each pixel of a grid.
 
     Projected grids: the planar area over the areal scale of the projection, on a lattice, linear in between.
-    Geographic grids: the closed form of the ellipsoidal cell, row by row.
+    Geographic grids: the closed form of the ellipsoidal cell, row by row. Grids without a CRS: the planar
+    area in whatever unit the grid has (pixels).
     """
 
     def __init__(self, geobox: GeoBox) -> None:
-        crs = CRS.from_user_input(geobox.crs)
+        crs = crs_of(geobox)
         affine = geobox.affine
         self.shape = (geobox.shape.y, geobox.shape.x)
+        if crs is None:
+            self._rows: np.ndarray | None = np.full(self.shape[0], abs(affine.determinant))
+            return
         if crs.is_geographic:
             edges = np.radians(affine.f + affine.e * np.arange(self.shape[0] + 1.0))
-            self._rows: np.ndarray | None = _cells(crs, edges, math.radians(abs(affine.a)))
+            self._rows = _cells(crs, edges, math.radians(abs(affine.a)))
             return
         self._rows = None
         x, y = on_ground(affine, *np.meshgrid(*(np.linspace(0, n, _NODES) for n in self.shape[::-1])))
@@ -110,8 +119,8 @@ def _cells(crs: CRS, edges: np.ndarray, dlon: float) -> np.ndarray:
     return np.abs(np.diff(upto)) * b**2 * dlon
 
 
-def geodesic_measures(polygons: np.ndarray, crs: CRS, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Area (m2) and perimeter (m) of polygons on the ellipsoid.
+def geodesic_measures(polygons: np.ndarray, crs: CRS | None, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Area (m2) and perimeter (m) of polygons on the ellipsoid; planar ones without a CRS.
 
     Args:
         polygons: shapely (multi)polygons in the CRS; edges are straight there.
@@ -123,6 +132,8 @@ def geodesic_measures(polygons: np.ndarray, crs: CRS, step: float) -> tuple[np.n
         two float64 arrays of the length of `polygons`. Crossing the antimeridian does no harm: edges are
         taken the short way round.
     """
+    if crs is None:
+        return shapely.area(polygons), shapely.length(polygons)
     geod = ellipsoid_of(crs)
     dense = shapely.segmentize(polygons, step)
     coords = shapely.get_coordinates(dense)
@@ -135,48 +146,61 @@ def geodesic_measures(polygons: np.ndarray, crs: CRS, step: float) -> tuple[np.n
 
 
 class Compass:
-    """True directions inside a grid: offsets in metres east and north of its middle.
+    """True directions and distances inside a grid: metres east and north of its middle.
 
     Works on the ellipsoid, so that grid north, south-up rasters, poles of projections and the antimeridian
-    make no difference.
+    make no difference. Without a CRS the units are those of the grid and up is called north.
     """
 
     _ROWS = ("south", "", "north")
     _COLS = ("west", "", "east")
 
     def __init__(self, geobox: GeoBox) -> None:
-        self.crs = CRS.from_user_input(geobox.crs)
-        self._geod = ellipsoid_of(self.crs)
-        self._lonlat = to_lonlat(self.crs)
+        self.crs = crs_of(geobox)
         height, width = geobox.shape.y, geobox.shape.x
-        self.middle = self._lonlat.transform(*on_ground(geobox.affine, width / 2, height / 2))
+        self._centre_xy = on_ground(geobox.affine, width / 2, height / 2)
+        if self.crs is not None:
+            self._geod = ellipsoid_of(self.crs)
+            self._lonlat = to_lonlat(self.crs)
+            self._centre = self._lonlat.transform(*self._centre_xy)
         edge = np.array([(c, r) for r in (0, 0.5, 1) for c in (0, 0.5, 1)]) * (width, height)
         east, north = self.offsets(*on_ground(geobox.affine, edge[:, 0], edge[:, 1]))
-        self.half = (max(np.abs(east).max(), 1e-9), max(np.abs(north).max(), 1e-9))
+        self.half = (float(np.abs(east).max()), float(np.abs(north).max()))
+
+    def lonlat(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Longitude in -180..180 and latitude, degrees; NaN without a CRS."""
+        if self.crs is None:
+            return np.full(np.shape(x), np.nan), np.full(np.shape(x), np.nan)
+        lon, lat = self._lonlat.transform(np.asarray(x), np.asarray(y))
+        return (np.asarray(lon) + 180) % 360 - 180, np.asarray(lat)
 
     def offsets(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Metres east and north of the middle of the grid, by geodesic azimuth and distance."""
-        lon, lat = self._lonlat.transform(np.atleast_1d(x), np.atleast_1d(y))
-        base = np.full_like(lon, self.middle[0]), np.full_like(lat, self.middle[1])
-        azimuth, _, distance = self._geod.inv(*base, lon, lat)
+        x, y = np.atleast_1d(x).astype(np.float64), np.atleast_1d(y).astype(np.float64)
+        if self.crs is None:
+            return x - self._centre_xy[0], y - self._centre_xy[1]
+        lon, lat = self._lonlat.transform(x, y)
+        azimuth, _, distance = self._geod.inv(
+            np.full_like(lon, self._centre[0]), np.full_like(lat, self._centre[1]), lon, lat
+        )
         turn = np.radians(azimuth)
         return distance * np.sin(turn), distance * np.cos(turn)
 
     def names(self, x: np.ndarray, y: np.ndarray) -> list[str]:
         """Which ninth of the grid each point is in: `north-west`, `north` ... `centre`."""
         east, north = self.offsets(x, y)
-        thirds = [
+        down, across = (
             np.clip(np.floor((v / h + 1) * 1.5), 0, 2).astype(int)
             for v, h in zip((north, east), self.half[::-1], strict=True)
-        ]
-        pairs = [(self._ROWS[r], self._COLS[c]) for r, c in zip(*thirds, strict=True)]
+        )
+        pairs = [(self._ROWS[r], self._COLS[c]) for r, c in zip(down, across, strict=True)]
         return ["-".join(filter(None, p)) or "centre" for p in pairs]
 
     def grid_convergence(self) -> float:
-        """Degrees clockwise from the grid's up direction (+y of the CRS) to true north, in its middle."""
-        back = Transformer.from_crs(self._lonlat.target_crs, self.crs, always_xy=True)  # type: ignore[arg-type]
-        lon, lat = self.middle
-        x0, y0 = back.transform(lon, lat)
-        further = self._geod.fwd(lon, lat, 0.0, 100.0)[:2]
-        x1, y1 = back.transform(*further)
+        """Degrees clockwise from the grid's +y direction to true north, in the middle of the grid."""
+        if self.crs is None:
+            return 0.0
+        back = Transformer.from_crs(self.crs.geodetic_crs or CRS.from_epsg(4326), self.crs, always_xy=True)
+        x0, y0 = self._centre_xy
+        x1, y1 = back.transform(*self._geod.fwd(*self._centre, 0.0, 100.0)[:2])
         return math.degrees(math.atan2(x1 - x0, y1 - y0))

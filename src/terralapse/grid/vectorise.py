@@ -27,7 +27,7 @@ from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
 
 from terralapse.errors import SettingError
-from terralapse.grid.areas import PixelArea, geodesic_measures, on_ground
+from terralapse.grid.areas import PixelArea, crs_of, geodesic_measures, on_ground
 from terralapse.grid.outline import rectangle_if_it_fits, smooth
 from terralapse.grid.scene import Window
 
@@ -81,10 +81,10 @@ def vectorise(
         a GeoDataFrame in the CRS of the grid: `class_value`, `pixels` (raster pixels inside, filled holes
         included), `mean_prob`, `max_prob` (NaN without a probability raster), `row`, `col`, `height`,
         `width` (pixel window), `shape` (`outline` or `rectangle`), `area_m2`, `perimeter_m` (on the
-        ellipsoid, of the geometry as returned). Empty, with the same columns, when nothing is found.
+        ellipsoid, of the geometry as returned; planar without a CRS). Empty, with the same columns, when nothing is found.
     """
     tell = progress or (lambda _share: None)
-    crs = CRS.from_user_input(geobox.crs)
+    crs = crs_of(geobox)
     pixel_area = PixelArea(geobox)
     with rasterio.open(classes) as source:
         survey = _survey(source, pixel_area, settings, lambda s: tell(0.35 * s))
@@ -346,7 +346,7 @@ def _unite(parts: list[shapely.Polygon]) -> shapely.Geometry:
     return shapely.simplify(shapely.normalize(shapely.union_all(parts)), 0, preserve_topology=True)
 
 
-def _frame(traced: _Traced, geobox: GeoBox, crs: CRS, settings: VectoriseSettings) -> gpd.GeoDataFrame:
+def _frame(traced: _Traced, geobox: GeoBox, crs: CRS | None, settings: VectoriseSettings) -> gpd.GeoDataFrame:
     """Smooths, places on the ground and measures."""
     raw = shapely.normalize(shapely.make_valid(traced.shapes))
     bounds = shapely.bounds(raw).reshape(-1, 4)
