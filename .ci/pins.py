@@ -35,7 +35,9 @@ def resolve() -> list[str]:
         project = Path(folder, "pyproject.toml")
         project.write_text(BLOCK.sub(block([]), project.read_text()))
         subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
-        export = "uv export -q --all-groups --all-extras --no-hashes --no-emit-project --no-annotate --no-header"
+        export = (
+            "uv export -q --all-groups --all-extras --no-hashes --no-emit-project --no-annotate --no-header"
+        )
         done = subprocess.run(export.split(), cwd=folder, check=True, capture_output=True, text=True)
     return sorted(line.replace('"', "'") for line in done.stdout.splitlines() if "==" in line)
 

@@ -28,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="Folder of golden cases (<system>/<case>/case.json); default: tests/golden/cases.",
     )
+    parser.addoption(
+        "--golden-adapters",
+        type=Path,
+        default=None,
+        help="Folder of adapters for the golden cases; default: tests/golden/adapters.",
+    )
 
 
 @pytest.fixture(scope="session")
