@@ -120,7 +120,7 @@ class Case:
         kept = [*keep, *self.spec.get("kept_buffers", []), *weights.get("kept_buffers", [])]
         arrays = {k: _typed(v, self.keys[k]) for k, v in fill.state_dict(self.keys).items()}
         rules = (self.spec.get("fill") or {}).get("then", [])
-        if rules and not any([_multiply(arrays, rule) for rule in rules]):
+        if rules and sum(_multiply(arrays, rule) for rule in rules) == 0:
             raise CaseError(f"{self.id}: the rules of fill.then touch no tensor: {rules}")
         return {k: v for k, v in arrays.items() if not any(fnmatch.fnmatchcase(k, p) for p in kept)}
 
@@ -172,7 +172,7 @@ class Case:
     def bound(self, name: str, stated: Mapping[str, float]) -> float:
         """The relative bound for an output or a value: that of `case.json` where it is a number, else
         (in words) the adapter's, else 1e-4."""
-        bound = self.spec.get("tolerance", DEFAULT_BOUND)
+        bound: Any = self.spec.get("tolerance", DEFAULT_BOUND)
         if isinstance(bound, dict):
             listed = {k.strip(): v for keys, v in bound.items() for k in keys.split(",")}
             bound = listed.get(name, listed.get("default", DEFAULT_BOUND))

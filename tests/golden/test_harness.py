@@ -182,7 +182,7 @@ def test_a_rule_multiplies_what_meets_all_of_its_conditions(toy: Callable[..., C
     ids=["none-touches-anything", "unknown-condition"],
 )
 def test_rules_that_cannot_be_followed_are_an_error(toy: Callable[..., Case], rule: dict[str, Any]) -> None:
-    with pytest.raises(CaseError, match="of fill.then"):
+    with pytest.raises(CaseError, match=r"of fill\.then"):
         toy(fill={"then": [rule]}).arrays()
 
 
