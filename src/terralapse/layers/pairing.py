@@ -1,0 +1,31 @@
+"""Layers that take the features of two dates and do not care which date came first."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SymmetricFusion(nn.Module):
+    """A learned function of two feature maps that is invariant to their order.
+
+    With two linear maps P and Q it computes relu(bn(P a + Q b)) + relu(bn(P b + Q a)): with Q = -P this is
+    the absolute difference of learned projections, with Q = P their sum; the first half of the channels
+    starts as the former. Features come stacked along the batch, all first dates and then all second dates:
+    [2 B, C, H, W] -> [B, outputs, H, W].
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(inputs, 2 * outputs, 1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        with torch.no_grad():
+            half = outputs // 2
+            self.maps.weight[outputs : outputs + half] = -self.maps.weight[:half]
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        p, q = self.maps(stacked).chunk(2, dim=1)
+        z = F.relu(self.bn(p + q.roll(stacked.shape[0] // 2, dims=0)))
+        first, second = z.chunk(2, dim=0)
+        return first + second

@@ -1,0 +1,256 @@
+"""LapseNet: a compact Siamese network for change between two images, small enough to ship with the library.
+
+Each date passes through the same encoder, the first six stages of EfficientNet-Lite0 (ImageNet weights to
+start from). At strides 2, 4 and 8 the features of the two dates meet in a fusion that does not know which
+came first, and a light decoder brings them back to full resolution. Exchanging the dates therefore changes
+nothing, and every pixel of the result depends on at most 64 pixels around it (`Inputs.halo`), exactly:
+there is no pooling over the image, no attention, and no normalisation but that of batches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from terralapse.cards import Card, Inputs, Licences, Normalisation, Status, Stretch, Task
+from terralapse.errors import ModelInputError, NoValidDataError
+from terralapse.grid.pair import PairSample
+from terralapse.layers.mbconv import ConvBN, InvertedResidual
+from terralapse.layers.pairing import SymmetricFusion
+from terralapse.layers.weights import load_weights
+from terralapse.registry import register
+from terralapse.sensors import Unit
+from terralapse.tasks.change import ChangeDetector, ChangeOutput
+
+RGB = Card(
+    slug="lapsenet/rgb",
+    title="LapseNet for RGB images of 0.3 to 3 m",
+    task=Task.CHANGE,
+    status=Status.RUNS,
+    seed=False,
+    inputs=Inputs(
+        bands=("red", "green", "blue"),
+        units=(Unit.RGB255,),
+        gsd_range=(0.3, 3.0),
+        size_multiple=8,
+        halo=64,
+        normalisation=Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    ),
+    classes="binary-change",
+    licences=Licences(code="Apache-2.0"),
+)
+S2 = Card(
+    slug="lapsenet/s2",
+    title="LapseNet for Sentinel-2 at 10 m",
+    task=Task.CHANGE,
+    status=Status.RUNS,
+    seed=False,
+    inputs=Inputs(
+        bands=("blue", "green", "red", "nir"),
+        units=(Unit.REFLECTANCE,),
+        gsd_range=(8.0, 15.0),
+        sensors=("sentinel2",),
+        size_multiple=8,
+        halo=32,
+        normalisation=Normalisation(
+            (0.30, 0.33, 0.38, 0.45), (0.24, 0.25, 0.25, 0.25), Stretch.SCENE_PERCENTILE
+        ),
+    ),
+    classes="binary-change",
+    licences=Licences(code="Apache-2.0"),
+)
+
+
+class LapseNet(nn.Module):
+    """The network. `zoom` 2 magnifies the input first: at 10 m a house is a pixel, and the first convolution
+    already halves the resolution. Sides must be multiples of 8 (of 4 when `zoom` is 2)."""
+
+    def __init__(self, bands: int, zoom: int = 1, widths: tuple[int, int, int] = (32, 64, 96)) -> None:
+        super().__init__()
+        w2, w4, w8 = widths
+        self.zoom = zoom
+        self.stem = ConvBN(bands, 32, 3, stride=2)
+        self.stage2 = nn.Sequential(InvertedResidual(32, 16, 3, expansion=1))
+        self.stage4 = nn.Sequential(InvertedResidual(16, 24, 3, stride=2), InvertedResidual(24, 24, 3))
+        self.stage8 = nn.Sequential(
+            InvertedResidual(24, 40, 5, stride=2), InvertedResidual(40, 40, 5), InvertedResidual(40, 80, 3)
+        )
+        self.fuse2 = SymmetricFusion(16, w2)
+        self.fuse4 = SymmetricFusion(24, w4)
+        self.fuse8 = SymmetricFusion(80, w8)
+        self.refine8 = ConvBN(w8, w8, 3)
+        self.narrow8 = ConvBN(w8, w4)
+        self.refine4 = ConvBN(2 * w4, w4, 3)
+        self.narrow4 = ConvBN(w4, w2)
+        self.refine2 = ConvBN(2 * w2, w2, 3)
+        self.head = nn.Conv2d(w2, (2 // zoom) ** 2, 1)
+        nn.init.constant_(self.head.bias, -3.0)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of change [B, H, W] for normalised images [B, 2, C, H, W]."""
+        x = images.transpose(0, 1).flatten(0, 1)  # [2B, C, H, W]: all first dates, then all second dates
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.zoom > 1:
+            x = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", align_corners=False)
+        # The same encoder for both dates; strides below are with respect to the zoomed input.
+        e2 = self.stage2(self.stem(x))  # [2B, 16, H/2, W/2]
+        e4 = self.stage4(e2)  # [2B, 24, H/4, W/4]
+        e8 = self.stage8(e4)  # [2B, 80, H/8, W/8]
+        # The dates meet at each stride; the decoder has one map a pair.
+        d8 = self.refine8(self.fuse8(e8))  # [B, 96, H/8, W/8]
+        d4 = torch.cat([F.interpolate(self.narrow8(d8), scale_factor=2.0), self.fuse4(e4)], dim=1)
+        d4 = self.refine4(d4)  # [B, 64, H/4, W/4]
+        d2 = torch.cat([F.interpolate(self.narrow4(d4), scale_factor=2.0), self.fuse2(e2)], dim=1)
+        d2 = self.refine2(d2)  # [B, 32, H/2, W/2]
+        logits = self.head(
+            d2
+        )  # [B, 4, H/2, W/2] of which each is one of 2 x 2 pixels; [B, 1, H, W] at zoom 2
+        return F.pixel_shuffle(logits, 2 // self.zoom).squeeze(1)
+
+
+class LapseNetDetector(ChangeDetector):
+    """LapseNet behind the contract of change detectors."""
+
+    def __init__(self, card: Card, network: LapseNet) -> None:
+        normalisation = card.inputs.normalisation
+        if normalisation is None or card.inputs.bands is None:
+            raise ValueError(f"the card of {card.slug} states no bands or no normalisation")
+        self.card, self.network = card, network.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.halo, self.multiple = card.inputs.halo, card.inputs.size_multiple
+        self.bands = card.inputs.bands
+        self._mean, self._std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
+        # Training sees 0..255 (RGB) or the stretched 0..1; what a stretched scene is brought to.
+        self._always_stretch = normalisation.stretch is Stretch.SCENE_PERCENTILE
+        self._top = 1.0 if self._always_stretch else 255.0
+
+    def fit(self, sample: PairSample) -> dict[str, Any]:
+        """Which of the pair's bands to take, and the stretch of the scene where one is needed.
+
+        RGB of 0..255 is taken as it is. Anything else is brought to the scale of the training data with the
+        2nd and 98th percentile of each band over both dates.
+
+        Raises:
+            ModelInputError: the pair lacks a band.
+            NoValidDataError: there is no pixel to take percentiles of.
+        """
+        names = [b.name for b in sample.pair.bands]
+        missing = [b for b in self.bands if b not in names]
+        if missing:
+            raise ModelInputError(
+                self.card.slug,
+                f"needs the bands {', '.join(self.bands)} at both dates, and {', '.join(missing)} is missing",
+                "Choose another model with `--model`, for example ir-mad, which takes any bands.",
+            )
+        picked = [names.index(b) for b in self.bands]
+        state: dict[str, Any] = {"bands": picked, "temperature": self.card.temperature}
+        if self._always_stretch or sample.pair.unit is not Unit.RGB255:
+            state["stretch"] = _percentiles(sample, picked)
+        return state
+
+    def predict(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
+        """Calibrated probability of change, float32 [B, H, W]; see `ChangeDetector.predict`."""
+        with torch.inference_mode():
+            logits = self.network(self.normalise(images[:, :, state["bands"]], valid, state))
+            return ChangeOutput(logits).probability(state["temperature"])
+
+    def normalise(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
+        """Images [B, 2, C, H, W] in the pair's unit, in the card's band order, as the network takes them.
+
+        Where one date is missing both become 0, the mean: two equal values are no change.
+        """
+        column = (-1, 1, 1)
+        if "stretch" in state:
+            low = images.new_tensor(state["stretch"]["low"]).view(column)
+            high = images.new_tensor(state["stretch"]["high"]).view(column)
+            images = ((images - low) / (high - low)).clamp(-0.5, 2.0) * self._top
+        mean, std = (x.to(images).view(column) for x in (self._mean, self._std))
+        usable = valid.all(dim=1) & ~images.isnan().any(dim=(1, 2))  # [B, H, W]
+        return ((images - mean) / std).masked_fill(~usable[:, None, None], 0.0)
+
+    def start_encoder(self, published: dict[str, Tensor]) -> None:
+        """Starts the encoder from the published EfficientNet-Lite0; for training."""
+        load_imagenet(self.network, published, self.bands)
+
+    def to(self, device: torch.device | str) -> LapseNetDetector:
+        self.network.to(device)
+        return self
+
+
+def _percentiles(sample: PairSample, bands: list[int], most: int = 4_000_000) -> dict[str, list[float]]:
+    """The 2nd and 98th percentile of each band over the valid pixels of both dates."""
+    total = sum(int(block.valid.sum()) for block in sample)
+    if total == 0:
+        raise NoValidDataError(
+            sample.pair.before.name, "no pixel is usable at both dates", "Check the overlap and the masks."
+        )
+    step = max(1, -(-total // most))
+    pixels = [block.images[:, bands][:, :, block.valid][:, :, ::step] for block in sample]  # [2, C, n] each
+    values = np.concatenate([p.swapaxes(0, 1).reshape(len(bands), -1) for p in pixels], axis=1)
+    low, high = np.percentile(values, (2.0, 98.0), axis=1)
+    flat = high - low < 1e-6 * np.maximum(1.0, np.abs(high))  # a constant band: any width will do
+    return {"low": low.tolist(), "high": np.where(flat, low + 1.0, high).tolist()}
+
+
+IMAGENET_PARTS = {  # ours: the published model's
+    "stem.conv": "_conv_stem",
+    "stem.bn": "_bn0",
+    **{
+        f"{ours}.{part}": f"_blocks.{number}.{theirs}"
+        for number, ours in enumerate(
+            ("stage2.0", "stage4.0", "stage4.1", "stage8.0", "stage8.1", "stage8.2")
+        )
+        for part, theirs in (
+            ("expand.conv", "_expand_conv"),
+            ("expand.bn", "_bn0"),
+            ("depthwise.conv", "_depthwise_conv"),
+            ("depthwise.bn", "_bn1"),
+            ("project.conv", "_project_conv"),
+            ("project.bn", "_bn2"),
+        )
+        if (number, part) not in ((0, "expand.conv"), (0, "expand.bn"))  # the first block does not expand
+    },
+}
+
+
+def load_imagenet(network: LapseNet, published: dict[str, Tensor], bands: tuple[str, ...]) -> None:
+    """Starts the encoder from the published EfficientNet-Lite0 (names as in its PyTorch release).
+
+    The three colours of the first convolution go where `bands` has them; any other band starts from their
+    mean, and all are scaled so that the sum over bands stays about what it was.
+    """
+    own = network.state_dict()
+    for ours, theirs in IMAGENET_PARTS.items():
+        for key in [k for k in own if k.startswith(f"{ours}.")]:
+            value = published[theirs + key[len(ours) :]]
+            if ours == "stem.conv":
+                colours: dict[str, Tensor] = dict(
+                    zip(("red", "green", "blue"), value.unbind(dim=1), strict=True)
+                )
+                value = (
+                    torch.stack([colours.get(b, value.mean(dim=1)) for b in bands], dim=1) * 3 / len(bands)
+                )
+            own[key] = value
+    network.load_state_dict(own)
+
+
+@register(RGB, S2)
+def build(card: Card, weights: Path | str | None = None, *, untrained: bool = False) -> LapseNetDetector:
+    """LapseNet with the weights of its card, or with those of a file.
+
+    Args:
+        card: `RGB` or `S2`.
+        weights: a `.safetensors` file (or a checkpoint of tensors only) in place of the shipped one.
+        untrained: random weights, for training.
+
+    Raises:
+        UnsafeWeightsError, WeightsMismatchError, and others of `terralapse.layers.weights`.
+    """
+    network = LapseNet(len(card.inputs.bands or ()), zoom=2 if card.slug == S2.slug else 1)
+    if not untrained:
+        load_weights(network, card, weights)
+    return LapseNetDetector(card, network.eval())
