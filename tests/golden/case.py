@@ -174,7 +174,7 @@ class Case:
         (in words) the adapter's, else 1e-4."""
         bound: Any = self.spec.get("tolerance", DEFAULT_BOUND)
         if isinstance(bound, dict):
-            listed = {k.strip(): v for keys, v in bound.items() for k in keys.split(",")}
+            listed: dict[str, Any] = {k.strip(): v for keys, v in bound.items() for k in keys.split(",")}
             bound = listed.get(name, listed.get("default", DEFAULT_BOUND))
         if isinstance(bound, int | float):
             return float(bound)
