@@ -68,11 +68,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Source:
-    """One file behind a scene, for the record of the run."""
+    """One file behind a scene, for the record of the run; of a remote file the `etag` stands for the hash."""
 
     path: str
     bytes: int | None = None
     sha256: str | None = None
+    etag: str | None = None
 
 
 @dataclass
