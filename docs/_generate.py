@@ -22,8 +22,8 @@ from terralapse.registry import System
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- systems: begin (docs/_generate.py) -->\n", "<!-- systems: end -->\n"
 STATUSES = """`reproduced`: meets a published or golden number. `runs`: complete and tested, without a
-published number to meet, or not meeting it yet. `reader-only`: only its data or its metrics are here. `planned`:
-a card and nothing else; `terralapse change --model` refuses it."""
+published number to meet, or not meeting it yet. `reader-only`: only its data or its metrics are here.
+`planned`: a card and nothing else; `terralapse change --model` refuses it."""
 MARK = "<!-- generated: "
 # Page to the file at the root, or elsewhere in the repository, that it is.
 COPIED = {
