@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
@@ -118,9 +120,8 @@ def unrelated(first: Masked, second: Masked) -> Pair:
 
 def objects_of(mask: np.ndarray, rng: Rng, share: float, min_pixels: int = 12) -> np.ndarray:
     """A random share of the connected objects of a mask, those that are not too small: bool [H, W]."""
-    parts, count = ndimage.label(mask)
-    if count == 0:
-        return np.zeros_like(mask, dtype=bool)
+    parts = np.zeros(mask.shape, np.int32)
+    count = int(ndimage.label(mask, output=parts))  # pyright: ignore[reportArgumentType]
     big = np.bincount(parts.ravel(), minlength=count + 1) >= min_pixels
     keep = big & (rng.random(count + 1) < share)
     keep[0] = False
@@ -197,18 +198,13 @@ def rubble(image: np.ndarray, sources: np.ndarray, rng: Rng) -> np.ndarray:
     palette = flat[:, np.concatenate([everywhere, rng.choice(roofs, 4096)]) if roofs.size else everywhere]
     palette = palette.astype(np.float32)
     ground = palette.mean(axis=1)[:, None, None] * rng.uniform(0.75, 1.1)
-    field = np.zeros((channels, height, width), np.float32)
-    weight = 0.0
-    for grain in (float(rng.uniform(0.45, 0.9)), float(rng.uniform(1.0, 2.5))):
-        rows = round(height / grain / 1.5) + 1
-        cols = round(width / grain / 1.5) + 1
-        pieces = palette[:, rng.integers(palette.shape[1], size=(rows, cols))]
-        zoomed = ndimage.zoom(pieces, (1, height / rows, width / cols), order=1)[:, :height, :width]
-        field += zoomed
-        weight += 1.0
-    field = ground + float(rng.uniform(0.8, 1.5)) * (
-        field / weight - field.mean(axis=(1, 2), keepdims=True) / weight
-    )
+    layers = []
+    for grain in (float(rng.uniform(0.7, 1.4)), float(rng.uniform(1.5, 3.8))):
+        rows, cols = round(height / grain) + 1, round(width / grain) + 1
+        pieces = torch.from_numpy(palette[:, rng.integers(palette.shape[1], size=(rows, cols))])
+        layers.append(F.interpolate(pieces[None], (height, width), mode="bilinear", align_corners=False)[0])
+    field = torch.stack(layers).mean(dim=0).numpy()
+    field = ground + float(rng.uniform(0.8, 1.5)) * (field - field.mean(axis=(1, 2), keepdims=True))
     sticks = rng.random((height, width)) > 0.985
     angle = [np.ones((1, 5), bool), np.ones((5, 1), bool), np.eye(5, dtype=bool), np.eye(5, dtype=bool)[::-1]]
     lying = ndimage.binary_dilation(sticks, angle[int(rng.integers(4))])
@@ -233,6 +229,7 @@ def destroy(image: Masked, other: np.ndarray, rng: Rng) -> Pair:
     texture = rubble(other, image.objects, rng)
     opacity = float(rng.uniform(0.75, 1.0))
     after = _blend(other, texture, opacity * _soft(debris, 0.7))
-    edge = ndimage.binary_dilation(debris, iterations=2) & ~ndimage.binary_erosion(debris, iterations=1)
+    inner = np.asarray(ndimage.binary_erosion(debris), dtype=bool)
+    edge = np.asarray(ndimage.binary_dilation(debris, iterations=2)) & ~inner
     label = np.where(edge & ~swept, IGNORE, debris.astype(np.uint8)).astype(np.uint8)
     return Pair(np.stack([image.image, after]), label, image.gsd)

@@ -3,15 +3,19 @@
     python -m terralapse.engine.fit recipes/lapsenet-rgb.yaml --data ROOT --out DIR [--resume]
 
 A recipe is one flat YAML file with the fields of `Recipe`. `DIR` gets `log.jsonl` (one line an epoch),
-`last.ckpt` (to resume from) and `best.safetensors` (the averaged weights that did best on the validation
-split). Training needs the extra `train`; the training step itself does not (`terralapse.tasks.change_loss`).
+`last.ckpt` (to resume from), `best.safetensors` (the averaged weights that did best on the validation split),
+and at the end `weights.safetensors` (the same as float16) with `calibration.json`: the temperature and the
+threshold for the card, both chosen on the validation split. Training needs the extra `train`; the loss and
+the calibration do not (`terralapse.tasks`).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import importlib.util
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
+from scipy.special import expit
 from torch import Tensor
 
 from terralapse import registry
@@ -26,6 +32,9 @@ from terralapse.data.change_mix import ChangeMix, Pools
 from terralapse.data.change_pairs import Pair, read_building_masks, read_images, read_revisits
 from terralapse.data.mshs_bcd import MshsBcd
 from terralapse.errors import FileMissingError, MissingExtraError, SettingError
+from terralapse.layers.weights import load_strict, read_tensors
+from terralapse.tasks.calibration import fit_temperature
+from terralapse.tasks.metrics import expected_calibration_error, reliability
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def best_threshold(probability: np.ndarray, label: np.ndarray) -> tuple[float, f
 
 
 def fit(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
-    """Trains, and returns the path of the best weights."""
+    """Trains, calibrates, and returns the path of the float16 weights."""
     try:
         training = importlib.import_module("terralapse.engine._lightning")
     except ModuleNotFoundError as error:
@@ -167,7 +176,39 @@ def fit(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
     if recipe.encoder:
         detector.start_encoder(encoder_weights(recipe.encoder))
     mix, val, state = training_data(recipe, Path(data))
-    return training.run(recipe, detector, mix, val, state, Path(out), resume)
+    best = training.run(recipe, detector, mix, val, state, Path(out), resume)
+    return seal(detector, best, val, state)
+
+
+def seal(detector: Any, best: Path, val: list[tuple[Tensor, Tensor]], state: dict[str, Any]) -> Path:
+    """Writes the float16 weights and `calibration.json` beside `best`, and returns the path of the weights.
+
+    What is measured here is measured with the float16 weights, as a user gets them.
+    """
+    path = best.with_name("weights.safetensors")
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in load_file(best).items()}, path)
+    load_strict(detector.network, read_tensors(path), str(path))
+    detector.network.eval()
+    logits, label = [], np.stack([tile[1].numpy() for tile in val])
+    with torch.inference_mode():
+        for images, _ in val:
+            valid = torch.ones((1, *images[:, 0].shape), dtype=torch.bool)
+            logits.append(detector.network(detector.normalise(images[None], valid, state))[0].float().numpy())
+    scores = np.stack(logits)
+    temperature = fit_temperature(scores, label)
+    raw, calibrated = expit(scores), expit(scores / temperature)
+    threshold, f1 = best_threshold(calibrated, label)
+    found = {
+        "temperature": round(temperature, 4),
+        "threshold": round(threshold, 3),
+        "val_f1": round(f1, 4),
+        "ece_before": round(expected_calibration_error(reliability(raw, label)), 5),
+        "ece_after": round(expected_calibration_error(reliability(calibrated, label)), 5),
+        "state": state,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    path.with_name("calibration.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,254 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from terralapse.errors import ModelInputError, NoValidDataError, WeightsMismatchError
+from terralapse.grid.pair import ArrayPair, PairSample
+from terralapse.grid.scene import Window
+from terralapse.labels import Reason
+from terralapse.models.change import lapsenet
+from terralapse.sensors import Unit
+
+CARDS = [lapsenet.RGB, lapsenet.S2]
+
+
+def detector(card, seed=0):
+    """A detector whose random weights react to their input: a usual start is nearly constant."""
+    torch.manual_seed(seed)
+    found = lapsenet.build(card, untrained=True)
+    for module in found.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    found.network.head.weight.data.normal_(0, 1.0)
+    found.network.head.bias.data.zero_()
+    return found
+
+
+def state(card, **more):
+    bands = list(range(len(card.inputs.bands)))
+    stretch = {"stretch": {"low": [0.0] * len(bands), "high": [1.0] * len(bands)}}
+    return {"bands": bands, "temperature": 1.0} | (stretch if card is lapsenet.S2 else {}) | more
+
+
+def images(card, height, width, seed=1):
+    top = 255.0 if card is lapsenet.RGB else 1.0
+    shape = (1, 2, len(card.inputs.bands), height, width)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * top
+
+
+def save(found, path):
+    save_file({k: v.contiguous() for k, v in found.network.state_dict().items()}, path)
+
+
+def predict(found, x, own_state):
+    return found.predict(x, ~x.isnan().any(dim=2), own_state)
+
+
+def sample(data, names, unit, reason=None):
+    """Two blocks, so that what is fitted has to be gathered from several."""
+    pair = ArrayPair(data, bands=names, unit=unit, reason=reason, name="place")
+    height, width = pair.shape
+    half = height // 2
+    return PairSample(pair, [Window(0, 0, half, width), Window(half, 0, height - half, width)], 1.0)
+
+
+# --- the network -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_shapes_and_size(card):
+    found = detector(card)
+    out = predict(found, images(card, 48, 72), state(card))
+    assert out.shape == (1, 48, 72)
+    assert out.dtype == torch.float32
+    assert (out >= 0).all()
+    assert (out <= 1).all()
+    assert out.std() > 0.02  # else the tests below prove nothing
+    assert card.parameters in (None, sum(p.numel() for p in found.network.parameters()))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_exchanging_the_dates_changes_nothing(card):
+    found, x = detector(card), images(card, 64, 64)
+    assert torch.allclose(predict(found, x, state(card)), predict(found, x.flip(1), state(card)), atol=1e-6)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_a_pixel_reaches_no_further_than_the_halo(card):
+    """The exact reach, from gradients, is within what the card promises, and the card is not wasteful: no
+    multiple less would do."""
+    found = detector(card)
+    halo, multiple = card.inputs.halo, card.inputs.size_multiple
+    assert halo % multiple == 0
+    side = 2 * halo + 4 * multiple
+    x = images(card, side, side).double().requires_grad_()
+    found.network.double()
+    normal = found.normalise(x, torch.ones_like(x[:, :, 0], dtype=torch.bool), state(card))
+    logits = found.network(normal)
+    reach = 0
+    first = side // 2 // multiple * multiple
+    for at in (first, first + multiple - 1):  # the outermost phases of the strides reach furthest
+        (gradient,) = torch.autograd.grad(logits[0, at, at], x, retain_graph=True)
+        seen = gradient.abs().sum(dim=(0, 1, 2)) > 0
+        for axis in (0, 1):
+            where = torch.nonzero(seen.any(dim=axis))
+            reach = max(reach, at - int(where.min()), int(where.max()) - at)
+    assert halo - multiple < reach <= halo
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+@pytest.mark.parametrize("offset", [(1, 3), (5, 2)])
+def test_tile_equals_the_whole_image(card, offset):
+    """A core cut out at odd multiples of the size multiple, with the halo around it."""
+    found, multiple, halo = detector(card), card.inputs.size_multiple, card.inputs.halo
+    core = 3 * multiple
+    row, col = (halo + n * multiple for n in offset)
+    x = images(card, row + core + halo + multiple, col + core + halo + 2 * multiple)
+    whole = predict(found, x, state(card))[0, row : row + core, col : col + core]
+    window = (slice(row - halo, row + core + halo), slice(col - halo, col + core + halo))
+    tile = predict(found, x[..., window[0], window[1]], state(card))[0, halo:-halo, halo:-halo]
+    assert (whole - tile).abs().max() < 1e-4
+    assert whole.std() > 0.01
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_result_does_not_depend_on_the_batch(card):
+    found = detector(card)
+    x = torch.cat([images(card, 32, 32, seed) for seed in range(3)])
+    together = predict(found, x, state(card))
+    alone = torch.cat([predict(found, part[None], state(card)) for part in x])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+# --- missing pixels ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_a_missing_pixel_stays_within_itself(card):
+    found, x = detector(card), images(card, 48, 48)
+    x[0, 0, 0, 20, 21] = torch.nan  # one band of one date
+    out = predict(found, x, state(card))
+    assert torch.isfinite(out).all()
+    normal = found.normalise(x, ~x.isnan().any(dim=2), state(card))
+    assert (normal[0, :, :, 20, 21] == 0).all()  # of both dates and all bands
+    assert (normal != 0).all(dim=(0, 1, 2)).sum() == 48 * 48 - 1
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_what_is_under_a_mask_has_no_influence(card):
+    found, x = detector(card), images(card, 48, 48)
+    valid = torch.ones(1, 2, 48, 48, dtype=torch.bool)
+    valid[0, 1, 10:30, 10:30] = False
+    y = x.clone()
+    y[0, :, :, 10:30, 10:30] = torch.nan
+    assert torch.equal(found.predict(x, valid, state(card)), found.predict(y, valid, state(card)))
+
+
+# --- fit ---------------------------------------------------------------------------------------------
+def test_rgb_of_bytes_is_taken_as_it_is():
+    data = images(lapsenet.RGB, 40, 40).numpy()[0]
+    found = detector(lapsenet.RGB).fit(sample(data, ["red", "green", "blue"], Unit.RGB255))
+    assert "stretch" not in found
+
+
+def test_bands_are_found_by_name_whatever_their_order():
+    own = detector(lapsenet.RGB)
+    x = images(lapsenet.RGB, 40, 40)
+    extra = torch.cat([torch.full_like(x[:, :, :1], torch.pi), x.flip(2)], dim=2)  # nir, blue, green, red
+    fitted = own.fit(sample(extra.numpy()[0], ["nir", "blue", "green", "red"], Unit.RGB255))
+    assert fitted["bands"] == [3, 2, 1]
+    assert torch.equal(predict(own, extra, fitted), predict(own, x, state(lapsenet.RGB)))
+
+
+def test_missing_band_is_named():
+    data = images(lapsenet.RGB, 40, 40).numpy()[0]
+    with pytest.raises(ModelInputError, match="nir is missing"):
+        detector(lapsenet.S2).fit(sample(data, ["blue", "green", "red"], Unit.REFLECTANCE))
+
+
+def test_stretch_is_of_both_dates_and_of_valid_pixels_only():
+    rng = np.random.default_rng(0)
+    data = rng.uniform(0.0, 0.2, (2, 4, 50, 50)).astype(np.float32)
+    data[1] += 0.4
+    reason = np.zeros((50, 50), np.uint8)
+    reason[:10] = Reason.CLOUD_AFTER
+    data[:, :, :10] = 9.0
+    own = detector(lapsenet.S2)
+    names = ["nir", "red", "green", "blue"]
+    fitted = own.fit(sample(data, names, Unit.REFLECTANCE, reason))
+    picked = data[:, ::-1, 10:].swapaxes(0, 1).reshape(4, -1)
+    low, high = np.percentile(picked, (2, 98), axis=1)
+    assert np.allclose(fitted["stretch"]["low"], low)
+    assert np.allclose(fitted["stretch"]["high"], high)
+    assert low.max() < 0.02
+    assert high.min() > 0.58
+    assert own.fit(sample(data, names, Unit.REFLECTANCE, reason)) == fitted
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_gain_and_offset_of_the_scene_cancel_where_it_is_stretched(card):
+    own = detector(card)
+    x = images(card, 40, 40).numpy()
+    out = []
+    for data in (x, x * 3e-4 + 0.1):
+        fitted = own.fit(sample(data[0], list(card.inputs.bands), Unit.REFLECTANCE))
+        out.append(predict(own, torch.from_numpy(data.astype(np.float32)), fitted))
+    assert torch.allclose(*out, atol=1e-3)
+    assert out[0].std() > 0.01
+
+
+def test_constant_band_is_no_division_by_zero():
+    data = np.full((2, 4, 40, 40), 0.3, np.float32)
+    own = detector(lapsenet.S2)
+    fitted = own.fit(sample(data, list(lapsenet.S2.inputs.bands), Unit.REFLECTANCE))
+    assert torch.isfinite(predict(own, torch.from_numpy(data)[None], fitted)).all()
+
+
+def test_nothing_valid_is_said():
+    data = np.full((2, 4, 40, 40), np.nan, np.float32)
+    reason = np.full((40, 40), int(Reason.NODATA_BEFORE), np.uint8)
+    with pytest.raises(NoValidDataError, match="place-before"):
+        detector(lapsenet.S2).fit(sample(data, list(lapsenet.S2.inputs.bands), Unit.REFLECTANCE, reason))
+
+
+def test_temperature_of_the_state_is_applied():
+    found, x = detector(lapsenet.RGB), images(lapsenet.RGB, 32, 32)
+    one, two = (predict(found, x, state(lapsenet.RGB, temperature=t)) for t in (1.0, 2.0))
+    assert torch.allclose(torch.logit(one), 2 * torch.logit(two), atol=1e-3)
+
+
+# --- weights -----------------------------------------------------------------------------------------
+def test_weights_of_the_other_variant_are_refused(tmp_path):
+    path = tmp_path / "s2.safetensors"
+    save(detector(lapsenet.S2), path)
+    with pytest.raises(WeightsMismatchError, match="stem.conv.weight"):
+        lapsenet.build(lapsenet.RGB, weights=path)
+
+
+def test_own_weights_are_used(tmp_path):
+    other, path = detector(lapsenet.RGB, seed=5), tmp_path / "own.safetensors"
+    save(other, path)
+    x = images(lapsenet.RGB, 32, 32)
+    found = lapsenet.build(lapsenet.RGB, weights=str(path))
+    assert torch.equal(predict(found, x, state(lapsenet.RGB)), predict(other, x, state(lapsenet.RGB)))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_encoder_starts_from_published_names(card):
+    own = detector(card)
+    published = {}
+    for ours, theirs in lapsenet.IMAGENET_PARTS.items():
+        for key, value in own.network.state_dict().items():
+            if key.startswith(f"{ours}."):
+                shape = (32, 3, 3, 3) if key == "stem.conv.weight" else value.shape
+                published[theirs + key[len(ours) :]] = torch.randn(shape).to(value.dtype)
+    own.start_encoder(published)
+    loaded = own.network.state_dict()
+    assert torch.equal(loaded["stage8.2.project.bn.bias"], published["_blocks.5._bn2.bias"])
+    assert torch.equal(
+        loaded["stage2.0.depthwise.conv.weight"], published["_blocks.0._depthwise_conv.weight"]
+    )
+    stem, red = loaded["stem.conv.weight"], card.inputs.bands.index("red")
+    assert torch.allclose(
+        stem[:, red] * len(card.inputs.bands) / 3, published["_conv_stem.weight"][:, 0], atol=1e-6
+    )
+    trained = {k for k in loaded if k.startswith(("stem", "stage"))}
+    assert len(trained) == len(published)
