@@ -124,9 +124,7 @@ class Mapping:
         direct = self.affine
         if direct is not None:
             x, y = apply(direct, cols[None, :], rows[:, None])
-            return snap(np.ascontiguousarray(np.broadcast_to(x, (h, w)))), snap(
-                np.ascontiguousarray(np.broadcast_to(y, (h, w)))
-            )
+            return snap(np.array(np.broadcast_to(x, (h, w)))), snap(np.array(np.broadcast_to(y, (h, w))))
         # Window pixel + base = pixel counted from the origin of the world, where the lattice is anchored.
         base_x, base_y = apply(
             ~linear(self.target.affine), np.array(self.target.affine.c), np.array(self.target.affine.f)

@@ -1,0 +1,405 @@
+"""How far two dates lie apart, block by block, and the correction that the blocks agree on.
+
+`coregister_dates` measures a systematic sample of blocks, finds a shift that is common to them (all
+correlation surfaces are added, so that blocks too weak alone still count), reads the blocks again with it,
+and fits the simplest of three models: one shift, an affine map, or an affine map with a smooth local field.
+A richer model must predict blocks that it has not seen clearly better. Then everything is measured again
+with the correction applied, and that residual is what the report states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from os import cpu_count
+from typing import Any
+
+import numpy as np
+from affine import Affine
+
+from terralapse.grid._phase import Peak, cross_spectrum, highest, measure, whitened_surface
+from terralapse.grid._shiftmodel import Correction, ShiftModel, fit_model
+from terralapse.grid.scene import Block, Note, Window
+
+WARN_PX = 0.5  # shifts and residuals above this are warned about
+MISREGISTERED_PX = 1.0  # a block that is off by more than this after correction is not compared
+_NEGLIGIBLE_PX = 0.1  # below this resampling costs more than it mends
+_MAX_BLOCKS = 64
+_MIN_SIDE = 32
+_COARSE = 1024  # pixels along the longer side of the decimated look at the whole
+_MIN_AGREE = 3  # blocks that must say the same
+_COMMON = 14.0  # standard deviations of the summed surface
+
+ReadDates = Callable[[Affine, tuple[int, int], Correction], tuple[Block, Block]]
+"""Both dates on `shape` pixels that an affine maps to those of the common grid, one band each."""
+
+
+@dataclass(frozen=True)
+class BlockShift:
+    """One block: where it is, what was found there before correction, what is left after."""
+
+    window: Window
+    peak: Peak | None
+    found: tuple[float, float] | None = None  # (dy, dx) of the second date against the first, uncorrected
+    residual: tuple[float, float] | None = None
+
+    @property
+    def state(self) -> str:
+        """`reliable`, or `unknown`: too little texture or too little in common to tell."""
+        return "reliable" if self.peak is not None and self.peak.reliable else "unknown"
+
+
+@dataclass
+class Coregistration:
+    """What was measured and done. Shifts are (dy, dx) in pixels of the common grid: how far the content of
+    the second date lies below and to the right of that of the first."""
+
+    status: str  # "skipped", "unknown", "aligned", "corrected", "inconsistent"
+    verdict: str
+    correction: Correction = field(default_factory=Correction)
+    model: str = "none"
+    shift: tuple[float, float] | None = None
+    standard_error: float | None = None
+    residual_median: float | None = None
+    residual_p90: float | None = None
+    before_median: float | None = None
+    blocks: list[BlockShift] = field(default_factory=list)
+    block_size: int = 0
+    misregistered: list[Window] = field(default_factory=list)
+
+    @staticmethod
+    def skipped() -> Coregistration:
+        """Nothing was measured, because nobody asked."""
+        return Coregistration("skipped", "The shift between the dates was not measured.")
+
+    @property
+    def unreliable_share(self) -> float | None:
+        """Share of the blocks that could not be told."""
+        if not self.blocks:
+            return None
+        return sum(b.state != "reliable" for b in self.blocks) / len(self.blocks)
+
+    def notes(self) -> list[Note]:
+        """What a reader of the report must know."""
+        notes = []
+        if self.status in ("unknown", "inconsistent"):
+            notes.append(Note("warning", f"shift-{self.status}", self.verdict))
+        if self.before_median is not None and self.before_median > WARN_PX:
+            text = f"The dates were {self.before_median:.2g} px apart as delivered. {self.verdict}"
+            notes.append(Note("warning", "shift-found", text))
+        if self.residual_median is not None and self.residual_median > WARN_PX:
+            text = (
+                f"The dates are still {self.residual_median:.2g} px apart; thin changes along the edges of "
+                "objects are not to be trusted."
+            )
+            notes.append(Note("warning", "shift-remains", text))
+        if self.misregistered:
+            text = (
+                f"In {len(self.misregistered)} places the dates do not align and could not be aligned; "
+                "they are masked."
+            )
+            notes.append(Note("warning", "misregistered", text))
+        return notes
+
+    def as_dict(self, pixel_m: float | None) -> dict[str, Any]:
+        """JSON-ready; metres are given where the pixel size is known."""
+
+        def metres(pixels: float | None) -> float | None:
+            return None if pixels is None or pixel_m is None else round(pixels * pixel_m, 4)
+
+        size = None if self.shift is None else float(np.hypot(*self.shift))
+        return {
+            "status": self.status,
+            "verdict": self.verdict,
+            "model": self.model,
+            "applied": self.correction.as_dict(),
+            "shift_px": None if self.shift is None else {"dy": _r(self.shift[0]), "dx": _r(self.shift[1])},
+            "shift_size_px": _r(size),
+            "shift_size_m": metres(size),
+            "standard_error_px": _r(self.standard_error),
+            "median_before_px": _r(self.before_median),
+            "residual_median_px": _r(self.residual_median),
+            "residual_median_m": metres(self.residual_median),
+            "residual_p90_px": _r(self.residual_p90),
+            "block_size_px": self.block_size,
+            "blocks_measured": len(self.blocks),
+            "blocks_reliable": sum(b.state == "reliable" for b in self.blocks),
+            "unreliable_share": _r(self.unreliable_share),
+            "misregistered": [[w.row, w.col, w.height, w.width] for w in self.misregistered],
+            "blocks": [_row(b) for b in self.blocks],
+        }
+
+
+def _r(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 4)
+
+
+def _row(block: BlockShift) -> dict[str, Any]:
+    w, p = block.window, block.peak
+    return {
+        "window": [w.row, w.col, w.height, w.width],
+        "state": block.state,
+        "shift_px": None if block.found is None else [_r(v) for v in block.found],
+        "residual_px": None if block.residual is None else [_r(v) for v in block.residual],
+        "score": None if p is None else round(p.score, 1),
+        "peak_ratio": None if p is None else round(min(p.ratio, 999.0), 2),
+        "correlation": None if p is None else _r(p.correlation),
+        "valid_share": None if p is None else _r(p.valid),
+    }
+
+
+def coregister_dates(
+    read: ReadDates, shape: tuple[int, int], moved: int = 1, smooth: float = 1.0
+) -> Coregistration:
+    """Measures the shift between two dates and decides on a correction.
+
+    Args:
+        read: gives one band of both dates; the correction is applied to the date `moved`.
+        shape: height and width of the common grid.
+        moved: 0 or 1, the date that the correction moves.
+        smooth: pixels of smoothing before edges are taken; 2 for speckled images.
+    """
+    if min(shape) < _MIN_SIDE:
+        return _unknown([], 0, "the images share too few pixels")
+    sampler = _Sampler(read, shape, moved, smooth)
+    totals: list[BlockShift] = []
+    for size in _block_sizes(shape):
+        sampler.block = size
+        totals = sampler.first_look(list(_sample(shape, size)))
+        if sum(b.state == "reliable" for b in totals) * 2 >= len(totals):
+            break
+    size = sampler.block
+    model = fit_model(*_points(totals), shape, min_agree=min(_MIN_AGREE, len(totals)))
+    if model is None:
+        enough = len(_points(totals)[0]) >= _MIN_AGREE
+        why = "the blocks contradict each other" if enough else "too few blocks show the same things"
+        return _unknown(totals, size, why, "inconsistent" if enough else "unknown")
+    return _decide(sampler, model, totals, moved)
+
+
+def _decide(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], moved: int) -> Coregistration:
+    """Applies a model if it is worth it, measures what is left, and refines once."""
+    raw = _norms([b.found for b in totals if b.state == "reliable"])
+    windows = [b.window for b in totals]
+    worth = model.largest() > _NEGLIGIBLE_PX
+    correction = model.correction(moved) if worth else Correction()
+    left = sampler.measure(windows, correction)
+    if worth:
+        again = fit_model(
+            *_points([_plus_model(b, model) for b in left]),
+            sampler.shape,
+            min_agree=_MIN_AGREE,
+            kind=model.kind,
+        )
+        if again is not None and again.distance(model) > _NEGLIGIBLE_PX / 2:
+            refined = again.correction(moved)
+            left_again = sampler.measure(windows, refined)
+            if _median(left_again) < _median(left):
+                model, correction, left = again, refined, left_again
+    if worth and not _median(left) < float(np.median(raw)):
+        return _unknown(totals, sampler.block, "a correction does not bring them closer", "inconsistent")
+    blocks = [
+        replace(b, found=t.found, residual=None if b.peak is None else (b.peak.dy, b.peak.dx))
+        for b, t in zip(left, totals, strict=True)
+    ]
+    residual = _norms([b.residual for b in blocks if b.state == "reliable"])
+    result = Coregistration(
+        "corrected" if worth else "aligned",
+        "",
+        correction,
+        model.kind if worth else "none",
+        model.at_centre(),
+        model.standard_error,
+        float(np.median(residual)),
+        float(np.quantile(residual, 0.9)),
+        float(np.median(raw)),
+        blocks,
+        sampler.block,
+        sampler.misregistered(blocks, correction),
+    )
+    within, size = max(0.1, round(result.residual_p90 or 0.0, 1)), float(np.median(raw))
+    result.verdict = (
+        f"The dates are aligned within {within:.1f} px after correcting {size:.1f} px."
+        if worth
+        else f"The dates are aligned within {within:.1f} px as delivered; nothing had to be corrected."
+    )
+    return result
+
+
+def _unknown(blocks: list[BlockShift], size: int, why: str, status: str = "unknown") -> Coregistration:
+    verdict = f"The shift between the dates could not be measured ({why}); nothing was corrected."
+    return Coregistration(status, verdict, blocks=blocks, block_size=size)
+
+
+# --- the sample ------------------------------------------------------------------------------------
+def _block_sizes(shape: tuple[int, int]) -> Sequence[int]:
+    """Block sides to try: small ones localise, large ones see more when there is little in common."""
+    side = min(shape)
+    if side >= 2048:
+        return 256, 512
+    if side >= 768:
+        return (256,)
+    return (128, side) if side >= 192 else (side,)
+
+
+def _sample(shape: tuple[int, int], block: int) -> Iterator[Window]:
+    """Windows on an even grid over the scene, at most about 64, overlapping by no more than half."""
+    spacing = max(block / 2, (shape[0] * shape[1] / _MAX_BLOCKS) ** 0.5)
+    counts = [max(1, int((n - block) / spacing) + 1) for n in shape]
+    rows, cols = (
+        np.linspace(0, n - block, c).round().astype(int) if c > 1 else np.array([(n - block) // 2])
+        for n, c in zip(shape, counts, strict=True)
+    )
+    for row in rows:
+        for col in cols:
+            yield Window(int(row), int(col), block, block)
+
+
+def _centre(window: Window) -> tuple[float, float]:
+    return window.row + window.height / 2, window.col + window.width / 2
+
+
+def _points(blocks: Sequence[BlockShift]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (row, col) and shifts (dy, dx) of the reliable blocks, each [n, 2]."""
+    good = [b for b in blocks if b.state == "reliable" and b.found is not None]
+    centres = np.array([_centre(b.window) for b in good]).reshape(-1, 2)
+    return centres, np.array([b.found for b in good]).reshape(-1, 2)
+
+
+def _plus(block: BlockShift, shift: tuple[float, float]) -> BlockShift:
+    """A block measured under a shift, with what that makes in total."""
+    if block.peak is None:
+        return block
+    return replace(block, found=(block.peak.dy + shift[0], block.peak.dx + shift[1]))
+
+
+def _plus_model(block: BlockShift, model: ShiftModel) -> BlockShift:
+    there = model.at(np.array([_centre(block.window)]))[0]
+    return _plus(block, (float(there[0]), float(there[1])))
+
+
+def _norms(shifts: Sequence[tuple[float, float] | None]) -> np.ndarray:
+    return np.array([float(np.hypot(*s)) for s in shifts if s is not None])
+
+
+def _median(blocks: Sequence[BlockShift]) -> float:
+    sizes = [np.hypot(b.peak.dy, b.peak.dx) for b in blocks if b.peak is not None and b.peak.reliable]
+    return float(np.median(sizes)) if sizes else np.inf
+
+
+class _Sampler:
+    """Reads blocks of both dates and measures them, several at a time."""
+
+    def __init__(self, read: ReadDates, shape: tuple[int, int], moved: int, smooth: float) -> None:
+        self.read, self.shape, self.moved, self.smooth = read, shape, moved, smooth
+        self.block = 0
+
+    def _images(self, window: Window, correction: Correction) -> tuple[np.ndarray, np.ndarray]:
+        to_grid = Affine.translation(window.col, window.row)
+        one, two = self.read(to_grid, (window.height, window.width), correction)
+        return one.data[0], two.data[0]
+
+    def measure(self, windows: Sequence[Window], correction: Correction) -> list[BlockShift]:
+        """Each block under a correction, in order."""
+
+        def one(window: Window) -> BlockShift:
+            return BlockShift(window, measure(*self._images(window, correction), self.smooth))
+
+        return _parallel(one, windows)
+
+    def first_look(self, windows: Sequence[Window]) -> list[BlockShift]:
+        """Each block's shift as delivered. Where all blocks together show a shift, they are read again with
+        its whole pixels undone, so that both dates of a block show the same ground."""
+
+        def one(window: Window) -> tuple[BlockShift, np.ndarray | None]:
+            images = self._images(window, Correction())
+            found = cross_spectrum(*images, self.smooth)
+            surface = None if found is None else whitened_surface(found[0])
+            return _plus(BlockShift(window, measure(*images, self.smooth)), (0, 0)), surface
+
+        looks = _parallel(one, windows)
+        surfaces = [s for _, s in looks if s is not None]
+        start: tuple[int, int] | None = None
+        if surfaces:
+            row, col, height, _ = highest(np.sum(surfaces, axis=0) / len(surfaces) ** 0.5)
+            start = (row, col) if height >= _COMMON else None
+        if start is None:
+            start = self._coarse_shift()
+        if start == (0, 0):
+            return [block for block, _ in looks]
+        again = self.measure(windows, Correction.shift(start, self.moved))
+        return [_plus(block, start) for block in again]
+
+    def _coarse_shift(self) -> tuple[int, int]:
+        step = max(1, -(-max(self.shape) // _COARSE))
+        shape = (self.shape[0] // step, self.shape[1] // step)
+        if min(shape) < _MIN_SIDE:
+            return 0, 0
+        one, two = self.read(Affine.scale(step), shape, Correction())
+        peak = measure(one.data[0], two.data[0], self.smooth)
+        if peak is None or not peak.reliable:
+            return 0, 0
+        return round(peak.dy * step), round(peak.dx * step)
+
+    def misregistered(self, blocks: Sequence[BlockShift], correction: Correction) -> list[Window]:
+        """Blocks that are off by more than a pixel, each confirmed by its own quarters, and what lies between
+        them and their neighbours in the sample."""
+        off = [b for b in blocks if b.state == "reliable" and _off(b.peak)]
+        if not off:
+            return []
+        rows, cols = (sorted({getattr(b.window, k) for b in blocks}) for k in ("row", "col"))
+        found: list[Window] = []
+        for block in off:
+            if not self._confirmed(block, correction):
+                continue
+            found.append(block.window)
+            for window in _around(block.window, rows, cols, self.shape):
+                peak = measure(*self._images(window, correction), self.smooth)
+                if peak is not None and peak.reliable and _off(peak):
+                    found.append(window)
+        return list(dict.fromkeys(found))
+
+    def _confirmed(self, block: BlockShift, correction: Correction) -> bool:
+        """Whether at least two quarters of a block show the same shift as the whole."""
+        if block.peak is None:
+            return False
+        h, w = block.window.height // 2, block.window.width // 2
+        votes = 0
+        for row in (0, h):
+            for col in (0, w):
+                quarter = Window(block.window.row + row, block.window.col + col, h, w)
+                peak = measure(*self._images(quarter, correction), self.smooth)
+                if peak is not None and peak.score > _COMMON * 0.7:
+                    votes += np.hypot(peak.dy - block.peak.dy, peak.dx - block.peak.dx) < 1.0
+        return votes >= 2
+
+
+def _off(peak: Peak | None) -> bool:
+    return peak is not None and float(np.hypot(peak.dy, peak.dx)) > MISREGISTERED_PX
+
+
+def _around(window: Window, rows: list[int], cols: list[int], shape: tuple[int, int]) -> Iterator[Window]:
+    """Blocks between a sampled one and half-way to its neighbours, where the sample leaves gaps."""
+    steps = [
+        (b - a)
+        if (b := next((v for v in at if v > a), None)) is not None
+        else (at[-1] - at[-2] if len(at) > 1 else 0)
+        for at, a in ((rows, window.row), (cols, window.col))
+    ]
+    reach = [
+        max(0, round((step / 2 - size / 2) / size))
+        for step, size in zip(steps, (window.height, window.width), strict=True)
+    ]
+    for i in range(-reach[0], reach[0] + 1):
+        for j in range(-reach[1], reach[1] + 1):
+            moved = Window(
+                window.row + i * window.height, window.col + j * window.width, window.height, window.width
+            )
+            if (i or j) and moved.clip(*shape) == moved:
+                yield moved
+
+
+def _parallel(job: Callable[[Window], Any], windows: Sequence[Window]) -> list[Any]:
+    with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
+        return list(pool.map(job, windows))
