@@ -146,6 +146,15 @@ def errors() -> str:
     return "\n".join(rows)
 
 
+def classes(scheme: str) -> str:
+    """Value, name and meaning of the classes of a scheme."""
+    from terralapse import labels
+
+    rows = ["| value | name | meaning |", "| --- | --- | --- |"]
+    rows += [f"| {c.value} | `{c.name}` | {c.title} |" for c in getattr(labels, scheme).classes]
+    return "\n".join(rows)
+
+
 def documented(target: str) -> str:
     """Signature and docstring of `module:object`."""
     module, _, name = target.partition(":")
@@ -163,7 +172,14 @@ def cards(task: str) -> str:
     return "\n".join(lines)
 
 
-MAKERS = {"options": options, "errors": errors, "doc": documented, "cards": cards, "systems": systems_table}
+MAKERS = {
+    "cards": cards,
+    "classes": classes,
+    "doc": documented,
+    "errors": errors,
+    "options": options,
+    "systems": systems_table,
+}
 
 
 def fill(text: str) -> str:
