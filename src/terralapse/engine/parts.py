@@ -170,6 +170,11 @@ def save_record(folder: Path, name: str, record: dict[str, Any]) -> None:
     write_whole(folder / WORK / f"{name}.json", json.dumps(record, indent=1, sort_keys=True).encode())
 
 
+def clear_records(folder: Path) -> None:
+    """Removes everything that an earlier run left under `folder/.work`."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+
+
 def load_record(folder: Path, name: str) -> dict[str, Any] | None:
     """What `save_record` wrote; None when there is nothing.
 

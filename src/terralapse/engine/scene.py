@@ -1,0 +1,523 @@
+"""From an aligned pair and a detector to three rasters on disk, in memory that the scene does not decide.
+
+Four stages overlap: threads read the pair, this thread runs the network, another thread stitches, quantises
+and stores, and at the end the parts become cloud-optimised GeoTIFFs. Whatever the tile, the batch and the
+number of threads, a probability moves by less than 1e-4.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from terralapse._version import __version__
+from terralapse.engine import memory
+from terralapse.engine.output import require_space
+from terralapse.engine.parts import Counts, PartStore, PartWriter, clear_records, load_record, save_record
+from terralapse.engine.plan import ScenePlan, Seams, Tile, digest, plan_scene
+from terralapse.engine.runner import (
+    Backoff,
+    Precision,
+    TorchRunner,
+    bytes_per_pixel,
+    choose_device,
+    choose_precision,
+    torch_settings,
+    weights_digest,
+)
+from terralapse.engine.sample import sample_of
+from terralapse.engine.stitch import NODATA, Blend, Crop, Piece
+from terralapse.errors import ResumeMismatchError, SettingError
+from terralapse.grid.cog import write_cog
+from terralapse.grid.pair import Pair, PairBlock, PairSample
+from terralapse.grid.scene import Window
+from terralapse.labels import BINARY_CHANGE, VALIDITY, Reason
+from terralapse.tasks.change import ChangeDetector
+
+__all__ = ["SceneResult", "predict_scene", "sample_of"]
+
+Progress = Callable[[str, int, int], None]
+Sink = Callable[[Piece], None]
+
+FORMAT = 1  # of the records on disk: runs of another format are not resumed
+TILE_MEMORY = 640 * memory.MIB  # working memory of the network
+BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
+READ_AHEAD = 2  # tiles read before they are needed
+WRITE_BEHIND = 3  # tiles computed but not yet stored
+LAYERS = ("prob", "valid", "change")
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What a run did. `as_dict` is the `scene` entry of `run.json`.
+
+    Attributes:
+        folder: holds `prob.tif`, `valid.tif`, `change.tif`.
+        threshold: probability from which a pixel counts as changed.
+        state: what the detector's `fit` returned.
+        valid_pixels, changed_pixels: counts over the scene; `reasons` splits all pixels by `Reason` name.
+        plan, plan_hash: how the scene was cut; the hash covers inputs, detector, weights and settings too.
+        tiles, tiles_skipped, tiles_resumed: all; without a valid pixel; already there when the run began.
+            A tile that is taken up again by a resumed run counts once.
+        batch, threads, device, precision: how it was computed.
+        events: what went otherwise than planned (memory).
+        seconds: `fit`, `predict` and `write` on the clock; `read`, `network` and `store` are the time that
+            the stages of `predict` were busy, which overlap.
+        peak_rss: bytes, of the process until now.
+    """
+
+    folder: Path
+    threshold: float
+    state: dict[str, Any]
+    valid_pixels: int
+    changed_pixels: int
+    reasons: dict[str, int]
+    plan: dict[str, Any]
+    plan_hash: str
+    tiles: int
+    tiles_skipped: int
+    tiles_resumed: int
+    batch: int
+    threads: int
+    device: str
+    precision: dict[str, Any]
+    sample_fraction: float
+    events: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_rss: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the folder and the state, which stand elsewhere in `run.json`."""
+        return {k: v for k, v in asdict(self).items() if k not in ("folder", "state")}
+
+
+def predict_scene(
+    detector: ChangeDetector,
+    pair: Pair,
+    folder: Path,
+    *,
+    threshold: float | None = None,
+    tile: int | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = False,
+    progress: Progress | None = None,
+    sink: Sink | None = None,
+) -> SceneResult:
+    """Writes `prob.tif`, `valid.tif` and `change.tif` into `folder`.
+
+    `prob.tif` is uint8: probability x 200, 255 nodata, scale 0.005. `change.tif` is uint8
+    (`labels.BINARY_CHANGE`, 255 nodata) and equals `prob.tif * 0.005 >= threshold`. `valid.tif` is uint8
+    (`labels.Reason`). A detector may say `exact = False` when no halo makes its tiles independent (attention
+    over the image, normalisation by its content): its tiles are then blended over the halo.
+
+    Args:
+        detector: with its weights.
+        pair: read block by block, from several threads.
+        folder: exists. What is needed to resume is kept in `folder/.work`.
+        threshold: 0 to 1; None takes the state's, then the card's.
+        tile: side of the core of a tile in pixels; None has it chosen by memory.
+        batch: tiles at once, at most.
+        threads: of the network and of reading; None for as many as torch uses.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto`, `fp32`, `bf16`; see `terralapse.engine.runner.choose_precision`.
+        resume: go on from what a run of the same inputs and settings left in `folder`.
+        progress: called from this thread as `progress(stage, done, total)`; stages `fit` (windows), `predict`
+            (pixels), `write` (rasters).
+        sink: called with every finished piece, before it is quantised, from the storing thread.
+
+    Raises:
+        SettingError: a setting out of range, a device that is not there, or too little memory for a tile.
+        ModelInputError: the detector cannot take the pair, or gave no probability for a valid pixel.
+        ResumeMismatchError: `folder` holds a run of other inputs or settings.
+        OutputNotWritableError: the disk is full, or not ours to write.
+    """
+    _check_settings(threshold, tile, batch, threads)
+    report = progress or (lambda _stage, _done, _total: None)
+    asked = {"threshold": threshold, "tile": tile, "batch": batch, "device": device, "precision": precision}
+    with torch_settings(threads) as used, memory.big_blocks_stay():
+        where = choose_device(device)
+        identity = digest(_identity(detector, pair, asked))
+        record = _earlier(folder, identity) if resume else None
+        if record is None:
+            clear_records(folder)
+            require_space(folder, pair.shape[0] * pair.shape[1] // 2)
+            record = _prepare(detector, pair, asked, where, used, report) | {"identity": identity}
+            save_record(folder, "plan", record)
+        elif (finished := load_record(folder, "done")) is not None and _all_there(folder):
+            return SceneResult(folder=folder, state=record["state"], **finished)
+        run = _Run(detector, pair, folder, record, where, used, report, sink)
+        result = run.go()
+    save_record(folder, "done", result.as_dict())
+    run.store.clear()
+    return result
+
+
+def _check_settings(
+    threshold: float | None, tile: int | None, batch: int | None, threads: int | None
+) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingError(
+            f"threshold {threshold:g}", "lies outside of 0 to 1", "Give a probability, e.g. 0.5."
+        )
+    for name, value in (("tile", tile), ("batch", batch), ("threads", threads)):
+        if value is not None and value < 1:
+            raise SettingError(f"{name} {value}", "is not positive", "Leave it out to have it chosen.")
+
+
+def _identity(detector: ChangeDetector, pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides the bytes of the result, besides the machine."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "pair": json.loads(json.dumps(pair.fingerprint(), default=str)),
+        "shape": list(pair.shape),
+        "grid": [list(pair.geobox.affine[:6]), str(pair.geobox.crs)],
+        "bands": [band.name for band in pair.bands],
+        "card": detector.card.slug,
+        "weights": weights_digest(detector),
+        "asked": asked,
+    }
+
+
+def _earlier(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The record of an interrupted run in `folder`; None when there is none.
+
+    Raises:
+        ResumeMismatchError: it was another run.
+    """
+    record = load_record(folder, "plan")
+    if record is not None and record.get("identity") != identity:
+        raise ResumeMismatchError(
+            folder,
+            "holds a half-finished run of other inputs, weights or settings",
+            "Give what that run was given, or run without --resume to start afresh.",
+        )
+    return record
+
+
+def _all_there(folder: Path) -> bool:
+    return all((folder / f"{layer}.tif").is_file() for layer in LAYERS)
+
+
+# --- before the first tile -------------------------------------------------------------------------
+def _prepare(
+    detector: ChangeDetector,
+    pair: Pair,
+    asked: dict[str, Any],
+    device: torch.device,
+    threads: int,
+    report: Progress,
+) -> dict[str, Any]:
+    """Everything that is decided once, as it is kept on disk: state, threshold, precision, plan, batch."""
+    started = time.perf_counter()
+    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
+    sample = sample_of(pair, _readers(threads), report)
+    state: dict[str, Any] = {}
+    precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
+    if sample.windows:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            state = json.loads(json.dumps(detector.fit(sample)))  # as a resumed run will read it
+    threshold = _threshold(asked["threshold"], state, detector)
+    if sample.windows:
+        probe = _probe(sample, detector)
+        precision = choose_precision(
+            asked["precision"], detector, state, device, probe, detector.halo, threshold
+        )
+        per_pixel = bytes_per_pixel(TorchRunner(detector, state, device, precision.name), probe)
+    plan = plan_scene(
+        pair.shape,
+        halo=detector.halo,
+        multiple=detector.multiple,
+        seams=seams,
+        tile=asked["tile"],
+        bytes_per_pixel=per_pixel,
+        memory=memory.budget(TILE_MEMORY),
+    )
+    first = plan.tile(0, 0).read
+    area = first.height * first.width
+    room = min(BATCH_PIXELS // area, int(memory.budget(TILE_MEMORY) / (per_pixel * area)))
+    return {
+        "state": state,
+        "threshold": threshold,
+        "precision": precision.as_dict(),
+        "plan": plan.as_dict(),
+        "batch": asked["batch"] or max(1, min(room, 64)),
+        "sample_fraction": sample.fraction,
+        "fit_seconds": time.perf_counter() - started,
+    }
+
+
+def _threshold(asked: float | None, state: dict[str, Any], detector: ChangeDetector) -> float:
+    for found in (asked, state.get("threshold"), detector.card.threshold):
+        if found is not None:
+            return float(found)
+    return 0.5
+
+
+def _probe(sample: PairSample, detector: ChangeDetector) -> np.ndarray:
+    """A window around the sample's fullest block, [1, 2, C, side, side], to measure the network on."""
+    valid = [int(block.valid.sum()) for block in sample]
+    centre = sample.windows[valid.index(max(valid))]
+    multiple = detector.multiple
+    halo = -(-detector.halo // multiple) * multiple
+    side = -(-max(256, 3 * halo) // multiple) * multiple + 2 * halo
+    row, col = (centre.row // multiple) * multiple - halo, (centre.col // multiple) * multiple - halo
+    return np.ascontiguousarray(sample.pair.read(Window(row, col, side, side)).images[None])
+
+
+def _readers(threads: int) -> int:
+    return max(1, min(4, threads, os.cpu_count() or 1))
+
+
+# --- tile after tile -------------------------------------------------------------------------------
+class _Run:
+    """One pass over the scene."""
+
+    def __init__(
+        self,
+        detector: ChangeDetector,
+        pair: Pair,
+        folder: Path,
+        record: dict[str, Any],
+        device: torch.device,
+        threads: int,
+        report: Progress,
+        sink: Sink | None,
+    ) -> None:
+        self.pair, self.folder, self.record, self.report, self.sink = pair, folder, record, report, sink
+        self.detector, self.device, self.threads = detector, device, threads
+        self.plan = ScenePlan.from_dict(record["plan"])
+        self.threshold: float = record["threshold"]
+        self.store = PartStore(folder, self.plan)
+        self.exact = self.plan.seams is Seams.EXACT
+        runner = TorchRunner(detector, record["state"], device, record["precision"]["name"])
+        self.predict = Backoff(runner, record["batch"], self.plan.halo, self.plan.multiple, self.exact)
+        self.skipped = 0
+        self.busy = {"read": 0.0, "network": 0.0, "store": 0.0}
+
+    def go(self) -> SceneResult:
+        """Computes what is missing, writes the rasters, and says what was done."""
+        started = time.perf_counter()
+        done = self.store.done()
+        pixels = sum(p.window.height * p.window.width for p in self.plan.parts() if p.index in done)
+        resumed = sum((p.row1 - p.row0) * (p.col1 - p.col0) for p in self.plan.parts() if p.index in done)
+        total = self.plan.height * self.plan.width
+        self.report("predict", pixels, total)
+        with (
+            ThreadPoolExecutor(_readers(self.threads), thread_name_prefix="read") as readers,
+            _Behind(WRITE_BEHIND) as storing,
+        ):
+            for lane in range(self.plan.lanes):
+                for new in self._lane(lane, done, readers, storing):
+                    pixels += new
+                    self.report("predict", pixels, total)
+        predicted = time.perf_counter()
+        counts = self.store.counts()
+        self._write()
+        return self._result(counts, resumed, predicted - started, time.perf_counter() - predicted)
+
+    def _lane(
+        self, lane: int, done: set[int], readers: ThreadPoolExecutor, storing: _Behind
+    ) -> Iterator[int]:
+        """Computes the missing parts of a lane; yields the number of new pixels, tile after tile."""
+        todo = [part for part in self.plan.parts(lane) if part.index not in done]
+        if not todo:
+            return
+        wanted = {row for part in todo for row in range(part.row0, part.row1)}
+        rows = set(wanted)
+        if not self.exact:  # a row is final only with the rows above and below it
+            rows = {r for row in wanted for r in (row - 1, row, row + 1) if 0 <= r < self.plan.rows}
+        stitch = Crop() if self.exact else Blend(self.plan, lane, min(rows))
+        writer = PartWriter(self.store, todo, self.threshold, self.detector.card.slug)
+        own = range(*self.plan.lane(lane))
+
+        def finish(pieces: Iterator[Piece]) -> None:
+            since = time.perf_counter()
+            for piece in pieces:
+                if self.sink is not None:
+                    self.sink(piece)
+                writer.take(piece)
+            self.busy["store"] += time.perf_counter() - since
+
+        for row in sorted(rows):
+            for tile, prob, reason in self._row(row, lane, readers):
+                storing.submit(lambda t=tile, p=prob, r=reason: finish(stitch.add(t, p, r)))
+                if tile.row in wanted and tile.col in own:
+                    self.skipped += prob is None
+                    yield tile.core.height * tile.core.width
+        storing.submit(lambda: finish(stitch.end_lane()))
+        storing.wait()
+
+    def _row(
+        self, row: int, lane: int, readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
+        """The tiles of one row of a lane with their probabilities, in order, batch by batch."""
+        batch: list[tuple[Tile, np.ndarray | None, np.ndarray]] = []
+        waiting: list[np.ndarray] = []
+
+        def flush() -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
+            since = time.perf_counter()
+            found = iter(self.predict(waiting) if waiting else ())
+            self.busy["network"] += time.perf_counter() - since
+            for tile, images, reason in batch:
+                yield tile, None if images is None else next(found), reason
+            batch.clear()
+            waiting.clear()
+
+        for tile, block in self._blocks(row, lane, readers):
+            core = Window(self.plan.halo, self.plan.halo, tile.core.height, tile.core.width).slices
+            images = block.images if (block.reason[core] == Reason.VALID).any() else None
+            if waiting and images is not None and images.shape != waiting[0].shape:
+                yield from flush()
+            batch.append((tile, images, block.reason))
+            if images is not None:
+                waiting.append(images)
+            if len(waiting) >= self.predict.batch or len(batch) >= 4 * self.predict.batch:
+                yield from flush()
+        yield from flush()
+
+    def _blocks(self, row: int, lane: int, readers: ThreadPoolExecutor) -> Iterator[tuple[Tile, PairBlock]]:
+        """The tiles of one row with their pixels. Each pixel of the row is read once: a tile takes from the
+        tile before the columns that both need."""
+        first, last = self.plan.lane_reach(lane)
+        tiles = [self.plan.tile(row, col) for col in range(first, last)]
+        ahead: deque[Future[PairBlock]] = deque()
+        waiting = iter(_segments(tiles))
+
+        def fill() -> None:
+            while len(ahead) < READ_AHEAD and (window := next(waiting, None)) is not None:
+                ahead.append(readers.submit(self._read, window))
+
+        kept: PairBlock | None = None
+        try:
+            for i, tile in enumerate(tiles):
+                fill()
+                block = ahead.popleft().result()
+                fill()
+                if kept is not None:
+                    block = PairBlock(
+                        np.concatenate([kept.images, block.images], axis=3),
+                        np.concatenate([kept.reason, block.reason], axis=1),
+                    )
+                if i + 1 < len(tiles):
+                    start = tiles[i + 1].read.col - tile.read.col
+                    kept = PairBlock(block.images[..., start:].copy(), block.reason[:, start:].copy())
+                yield tile, block
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _read(self, window: Window) -> PairBlock:
+        since = time.perf_counter()
+        block = self.pair.read(window)
+        self.busy["read"] += time.perf_counter() - since
+        return block
+
+    # --- after the last tile -----------------------------------------------------------------------
+    def _write(self) -> None:
+        """The parts as three rasters."""
+        tags = {
+            "TERRALAPSE_MODEL": self.detector.card.slug,
+            "TERRALAPSE_PLAN": self._hash(),
+            "TERRALAPSE_THRESHOLD": f"{self.threshold:.6g}",
+            "TERRALAPSE_PRECISION": self.record["precision"]["name"],
+            "TERRALAPSE_SEAMS": str(self.plan.seams),
+        }
+        for number, layer in enumerate(LAYERS):
+            self.report("write", number, len(LAYERS))
+            probability = layer == "prob"
+            write_cog(
+                self.store.windows(layer, self.threshold),
+                self.folder / f"{layer}.tif",
+                geobox=self.pair.geobox,
+                kind="continuous" if probability else "class",
+                dtype="uint8",
+                nodata=None if layer == "valid" else NODATA,
+                scheme={"valid": VALIDITY, "change": BINARY_CHANGE}.get(layer),
+                scale=0.005 if probability else 1.0,
+                descriptions=[_DESCRIPTIONS[layer]],
+                tags=tags,
+                threads=self.threads,
+            )
+        self.report("write", len(LAYERS), len(LAYERS))
+
+    def _hash(self) -> str:
+        return digest({k: v for k, v in self.record.items() if k != "fit_seconds"})
+
+    def _result(self, counts: Counts, resumed: int, predict_s: float, write_s: float) -> SceneResult:
+        seconds = {"fit": self.record["fit_seconds"], "predict": predict_s, "write": write_s, **self.busy}
+        return SceneResult(
+            folder=self.folder,
+            threshold=self.threshold,
+            state=self.record["state"],
+            valid_pixels=counts.valid,
+            changed_pixels=counts.changed,
+            reasons={
+                reason.name.lower(): counts.reasons[reason] for reason in Reason if counts.reasons[reason]
+            },
+            plan=self.plan.as_dict(),
+            plan_hash=self._hash(),
+            tiles=self.plan.rows * self.plan.cols,
+            tiles_skipped=self.skipped,
+            tiles_resumed=resumed,
+            batch=self.predict.batch,
+            threads=self.threads,
+            device=str(self.device),
+            precision=self.record["precision"],
+            sample_fraction=self.record["sample_fraction"],
+            events=self.predict.events,
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+            peak_rss=memory.peak_rss(),
+        )
+
+
+_DESCRIPTIONS = {"prob": "probability of change", "valid": "why a pixel is masked", "change": "change"}
+
+
+def _segments(tiles: list[Tile]) -> Iterator[Window]:
+    """The windows of a row that are new with each tile."""
+    end = tiles[0].read.col
+    for tile in tiles:
+        stop = tile.read.col + tile.read.width
+        yield Window(tile.read.row, end, tile.read.height, stop - end)
+        end = stop
+
+
+class _Behind:
+    """One thread that does what it is given in order, with a bounded queue; its errors come back here."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._given: deque[Future[None]] = deque()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Hands over work; waits while the queue is full."""
+        while len(self._given) >= self._most or (self._given and self._given[0].done()):
+            self._given.popleft().result()
+        self._given.append(self._pool.submit(work))
+
+    def wait(self) -> None:
+        """Returns when everything is done."""
+        while self._given:
+            self._given.popleft().result()
+
+    def __enter__(self) -> _Behind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
