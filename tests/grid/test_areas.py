@@ -67,7 +67,7 @@ def test_in_a_polar_grid_up_is_not_north():
     # Off Alaska in EPSG:3413 (central meridian 45 W): true north points to the right of the sheet.
     compass = Compass(GeoBox((100, 100), Affine(100, 0, -2500000, 0, -100, 600000), crs))
     lon = compass.lonlat(-2495000, 595000)[0]
-    assert compass.grid_convergence() == pytest.approx(-45 - lon - 0, abs=0.05)
+    assert compass.picture_north() == pytest.approx(-45 - lon, abs=0.05)
 
 
 def test_without_a_crs_everything_is_planar():
@@ -76,9 +76,14 @@ def test_without_a_crs_everything_is_planar():
     compass = Compass(box)
     assert compass.names(np.array([2.0, 30]), np.array([-2.0, -15])) == ["north-west", "centre"]
     assert np.isnan(compass.lonlat(np.array([1.0]), np.array([1.0]))[0]).all()
-    assert compass.grid_convergence() == 0
+    assert compass.picture_north() == 0
     area, length = geodesic_measures(np.array([shapely.box(0, 0, 2, 3)]), None, 1)
     assert (area[0], length[0]) == (6, 10)
+
+
+def test_south_up_points_north_down():
+    crs, affine = GRIDS["utm-south-up"]
+    assert abs(Compass(GeoBox((100, 100), affine, crs)).picture_north()) == pytest.approx(180, abs=3)
 
 
 def test_utm_convergence_has_the_textbook_value():
@@ -86,4 +91,4 @@ def test_utm_convergence_has_the_textbook_value():
     compass = Compass(GeoBox((100, 100), affine, crs))
     lon, lat = np.radians(compass.lonlat(305000, 4095000))
     expected = np.degrees(np.arctan(np.tan(lon - np.radians(-93)) * np.sin(lat)))
-    assert compass.grid_convergence() == pytest.approx(-expected, abs=0.01)
+    assert compass.picture_north() == pytest.approx(-expected, abs=0.01)

@@ -158,6 +158,7 @@ class Compass:
     def __init__(self, geobox: GeoBox) -> None:
         self.crs = crs_of(geobox)
         height, width = geobox.shape.y, geobox.shape.x
+        self._affine = geobox.affine
         self._centre_xy = on_ground(geobox.affine, width / 2, height / 2)
         if self.crs is not None:
             self._geod = ellipsoid_of(self.crs)
@@ -196,11 +197,12 @@ class Compass:
         pairs = [(self._ROWS[r], self._COLS[c]) for r, c in zip(down, across, strict=True)]
         return ["-".join(filter(None, p)) or "centre" for p in pairs]
 
-    def grid_convergence(self) -> float:
-        """Degrees clockwise from the grid's +y direction to true north, in the middle of the grid."""
+    def picture_north(self) -> float:
+        """Degrees clockwise from the top of the picture (row 0) to true north, in the middle of the grid."""
         if self.crs is None:
             return 0.0
         back = Transformer.from_crs(self.crs.geodetic_crs or CRS.from_epsg(4326), self.crs, always_xy=True)
-        x0, y0 = self._centre_xy
-        x1, y1 = back.transform(*self._geod.fwd(*self._centre, 0.0, 100.0)[:2])
-        return math.degrees(math.atan2(x1 - x0, y1 - y0))
+        further = back.transform(*self._geod.fwd(*self._centre, 0.0, 100.0)[:2])
+        col0, row0 = on_ground(~self._affine, *self._centre_xy)
+        col1, row1 = on_ground(~self._affine, *further)
+        return math.degrees(math.atan2(col1 - col0, row0 - row1))

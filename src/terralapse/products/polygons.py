@@ -1,0 +1,155 @@
+"""The change polygons as files: GeoPackage always, GeoJSON on request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio
+import shapely
+from odc.geo.geobox import GeoBox
+
+from terralapse.grid.areas import Compass, PixelArea
+from terralapse.grid.scene import SceneInfo
+from terralapse.grid.vectorise import VectoriseSettings
+from terralapse.labels import BINARY_CHANGE, ClassScheme
+from terralapse.products.qgis import store_style
+from terralapse.products.run import ChangeRun
+
+LAYER = "change"
+_LEAST_PIXELS = 4
+_LEAST_M2 = 10.0
+_GEOJSON_DIGITS = 7
+
+
+def minimum_mapping_unit(run: ChangeRun) -> float:
+    """Square metres (pixels without a CRS): what the user set, else 4 pixels and at least 10 m2.
+
+    Under 10 m2 a change in an aerial picture is a car or the shadow of a tree.
+    """
+    if run.min_area_m2 is not None:
+        return run.min_area_m2
+    # Half a pixel less than four whole ones, for pixels that are a little smaller at one side of the grid.
+    pixels = (_LEAST_PIXELS - 0.5) * PixelArea(run.pair.geobox).mean
+    return pixels if run.pair.geobox.crs is None else max(pixels, _LEAST_M2)
+
+
+def settings_for(run: ChangeRun) -> VectoriseSettings:
+    """How the polygons of a run are made."""
+    return VectoriseSettings(
+        min_area_m2=minimum_mapping_unit(run), rectangles=bool(run.settings.get("rectangles", False))
+    )
+
+
+def describe(
+    frame: gpd.GeoDataFrame, run: ChangeRun, scheme: ClassScheme = BINARY_CHANGE
+) -> gpd.GeoDataFrame:
+    """Adds what a reader of one polygon needs, in the order of the file.
+
+    `id` counts from 1, the largest first. `lon`, `lat` are of a point inside; `location` is the ninth of the
+    grid that it lies in.
+    """
+    geobox: GeoBox = run.pair.geobox
+    inside = shapely.point_on_surface(frame.geometry.values)
+    x, y = shapely.get_x(inside), shapely.get_y(inside)
+    compass = Compass(geobox)
+    lon, lat = compass.lonlat(x, y)
+    titles = {c.value: c.name for c in scheme.classes}
+    n = len(frame)
+    table = pd.DataFrame(
+        {
+            "id": np.arange(1, n + 1, dtype=np.int64),
+            "class": pd.Series([titles[v] for v in frame["class_value"]], dtype="str"),
+            f"area_{area_unit(geobox)}": frame["area_m2"].round(2),
+            f"perimeter_{'px' if geobox.crs is None else 'm'}": frame["perimeter_m"].round(2),
+            "mean_prob": frame["mean_prob"].round(4),
+            "max_prob": frame["max_prob"].round(4),
+            "pixels": frame["pixels"],
+            "location": pd.Series(compass.names(x, y) if n else [], dtype="str"),
+            "lon": np.round(lon, 7),
+            "lat": np.round(lat, 7),
+            "date_before": _constant(_stamp(run.pair.before), n),
+            "date_after": _constant(_stamp(run.pair.after), n),
+            "sensor_before": _constant(run.pair.before.sensor.slug, n),
+            "sensor_after": _constant(run.pair.after.sensor.slug, n),
+            "model": _constant(run.card.slug, n),
+            "run_id": _constant(run.run_id, n),
+            "shape": frame["shape"],
+            "row": frame["row"],
+            "col": frame["col"],
+            "height": frame["height"],
+            "width": frame["width"],
+        }
+    )
+    return gpd.GeoDataFrame(table, geometry=frame.geometry, crs=frame.crs)
+
+
+def area_unit(geobox: GeoBox) -> str:
+    """`m2`, or `px` for a grid without a CRS."""
+    return "px" if geobox.crs is None else "m2"
+
+
+def _constant(value: str | None, n: int) -> pd.Series:
+    return pd.Series([value] * n, dtype="str")
+
+
+def _stamp(info: SceneInfo) -> str | None:
+    return None if info.time is None else f"{info.time:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def write_geopackage(frame: gpd.GeoDataFrame, path: Path, when: datetime) -> None:
+    """One layer, `change`, with its style; the same content gives the same bytes. `when` is stamped."""
+    stamp = f"{when:%Y-%m-%dT%H:%M:%S}.000Z"
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
+    try:
+        pyogrio.write_dataframe(
+            frame,
+            path,
+            layer=LAYER,
+            driver="GPKG",
+            geometry_type="MultiPolygon",
+            promote_to_multi=True,
+            layer_options={"GEOMETRY_NAME": "geom", "FID": "fid", "IDENTIFIER": "Change polygons"},
+        )
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+    store_style(path, LAYER, when)
+
+
+def write_geojson(frame: gpd.GeoDataFrame, path: Path) -> None:
+    """RFC 7946: WGS 84, longitude first, counter-clockwise shells, cut at the antimeridian, 7 decimals.
+
+    Raises:
+        ValueError: the polygons have no CRS, so that there is no place to write.
+    """
+    if frame.crs is None:
+        raise ValueError("polygons without a CRS have no longitude and latitude")
+    placed = frame.to_crs("EPSG:4326")
+    shapes = np.array([split_at_antimeridian(g) for g in placed.geometry.values], dtype=object)
+    placed = placed.set_geometry(gpd.GeoSeries(shapely.orient_polygons(shapes), crs="EPSG:4326"))
+    pyogrio.write_dataframe(
+        placed,
+        path,
+        driver="GeoJSON",
+        layer_options={"RFC7946": "YES", "COORDINATE_PRECISION": str(_GEOJSON_DIGITS)},
+    )
+
+
+def split_at_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
+    """A polygon in degrees whose vertices jump over 180 degrees, as the two parts that are meant."""
+    west, _, east, _ = shapely.bounds(shape)
+    if east - west <= 180:
+        return shape
+    unrolled = shapely.make_valid(
+        shapely.transform(
+            shape, lambda c: np.column_stack([np.where(c[:, 0] < 0, c[:, 0] + 360, c[:, 0]), c[:, 1]])
+        )
+    )
+    near = shapely.intersection(unrolled, shapely.box(0, -90, 180, 90))
+    far = shapely.intersection(unrolled, shapely.box(180, -90, 360, 90))
+    far = shapely.transform(far, lambda c: c - (360, 0))
+    parts = shapely.get_parts(np.array([near, far], dtype=object))
+    return shapely.MultiPolygon([p for p in parts if p.geom_type == "Polygon"])

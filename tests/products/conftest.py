@@ -1,0 +1,112 @@
+"""Runs to write products from: small ones in memory, with rasters made the way the engine makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from scipy import ndimage
+
+from terralapse.cards import Card, Figure, Status, Task
+from terralapse.grid.cog import write_cog
+from terralapse.grid.pair import ArrayPair
+from terralapse.grid.scene import Note
+from terralapse.labels import BINARY_CHANGE, VALIDITY, Reason
+from terralapse.products.run import ChangeRun
+from terralapse.sensors import RGB, Unit
+
+BOX = GeoBox((240, 320), Affine(2.0, 0, 400000, 0, -2.0, 4100000), "EPSG:32615")
+CARD = Card(
+    slug="testnet/rgb",
+    title="A network for tests",
+    task=Task.CHANGE,
+    status=Status.RUNS,
+    figures=(Figure("ece", 0.021, "made up", "validation split", "here"),),
+    limits=("Has seen nothing but blobs.",),
+)
+ALIGNMENT: dict[str, Any] = {"verdict": "The dates align within 0.2 pixels."}
+
+
+def squares(shape: tuple[int, int]) -> np.ndarray:
+    """Two blocks of change (60 x 40 and 20 x 30 px), a speck and a thin line."""
+    change = np.zeros(shape, bool)
+    change[30:90, 200:240] = True
+    change[150:170, 40:70] = True
+    change[200, 300] = True
+    change[210:212, 100:130] = True
+    return change
+
+
+def write_rasters(
+    folder: Path, box: GeoBox, change: np.ndarray, prob: np.ndarray, reason: np.ndarray
+) -> None:
+    """The three rasters of a run."""
+    valid = reason == Reason.VALID
+    stored = np.where(valid, np.rint(prob * 200), 255).astype(np.uint8)
+    classes = np.where(valid, change, 255).astype(np.uint8)
+    write_cog(classes, folder / "change.tif", geobox=box, kind="class", nodata=255, scheme=BINARY_CHANGE)
+    write_cog(stored, folder / "prob.tif", geobox=box, kind="continuous", nodata=255, scale=0.005)
+    write_cog(reason, folder / "valid.tif", geobox=box, kind="class", scheme=VALIDITY)
+
+
+MakeRun = Callable[..., ChangeRun]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A function that writes a run: change, probability, reason and box may be given."""
+    made = 0
+
+    def make(
+        change: np.ndarray | None = None,
+        probability: np.ndarray | None = None,
+        reason: np.ndarray | None = None,
+        box: GeoBox = BOX,
+        **fields: Any,
+    ) -> ChangeRun:
+        nonlocal made
+        made += 1
+        folder = tmp_path / f"run{made}"
+        folder.mkdir()
+        shape = (box.shape.y, box.shape.x)
+        change = squares(shape) if change is None else change
+        probability = np.where(change, 0.9, 0.1) if probability is None else probability
+        reason = np.zeros(shape, np.uint8) if reason is None else reason
+        write_rasters(folder, box, change, probability, reason)
+        noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(3, *shape)), (0, 4, 4))
+        ground = 120 + 400 * noise
+        later = np.where(change, 210.0, ground)
+        pair = ArrayPair(
+            np.stack([ground, later]),
+            bands=RGB.bands,
+            unit=Unit.RGB255,
+            geobox=box,
+            reason=reason,
+            sensor=RGB,
+            times=(datetime(2023, 5, 10, tzinfo=UTC), datetime(2024, 6, 2, 10, 30, tzinfo=UTC)),
+            name="blobs",
+        )
+        values: dict[str, Any] = {
+            "run_id": "0123456789ab",
+            "folder": folder,
+            "pair": pair,
+            "card": CARD,
+            "state": {"stretch": [[0.0, 255.0]]},
+            "threshold": 0.5,
+            "alignment": ALIGNMENT,
+            "scene": {"tile": 512},
+            "settings": {"before": "before.tif", "after": "after.tif", "model": "auto"},
+            "started": datetime(2026, 11, 24, 8, 0, tzinfo=UTC),
+            "warnings": [
+                Note("warning", "gsd-out-of-range", "The pixels are larger than those of training.")
+            ],
+        }
+        return ChangeRun(**(values | fields))
+
+    return make
