@@ -24,8 +24,10 @@ _SMOOTH = 1.0  # pixels: squaring a gradient doubles its frequencies; this keeps
 _REACH = 4  # pixels of the gradient filter's support
 _NEAR = 5  # pixels around the peak that belong to it
 MIN_VALID = 0.3  # share of a block that must be usable in both dates
-_SIGNIFICANT = 14.0  # standard deviations
+SIGNIFICANT = 14.0  # standard deviations, for a peak anywhere
 _UNIQUE = 1.4  # times the second peak
+_EXPECTED = 8.5  # standard deviations, for a peak close to where it is expected
+_EXPECTED_PX = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Peak:
 
     `dy`, `dx`: the content of the second lies this much further down and right, in pixels. `score`: height of
     the peak in standard deviations of the surface; `ratio`: to the second highest peak; `correlation`: of the
-    two fields at the peak, 0..1; `valid`: share of pixels usable in both.
+    two fields at the peak, 0..1; `valid`: share of pixels usable in both. `expected`: it is the highest one
+    near no shift, and not the highest of all or not certain as such.
     """
 
     dy: float
@@ -43,11 +46,19 @@ class Peak:
     ratio: float
     correlation: float
     valid: float
+    expected: bool = False
+
+    @property
+    def size(self) -> float:
+        """Length of the shift in pixels."""
+        return float(np.hypot(self.dy, self.dx))
 
     @property
     def reliable(self) -> bool:
         """Whether the peak stands out from what unrelated images give."""
-        return self.score >= _SIGNIFICANT and self.ratio >= _UNIQUE
+        if self.expected:
+            return self.score >= _EXPECTED
+        return self.score >= SIGNIFICANT and self.ratio >= _UNIQUE
 
 
 def edge_field(image: np.ndarray, valid: np.ndarray, smooth: float = _SMOOTH) -> np.ndarray:
@@ -101,8 +112,9 @@ def cross_spectrum(
 def whitened_surface(cross: np.ndarray) -> np.ndarray:
     """Correlation of half-whitened fields in standard deviations, float32 [h, w], zero shift at (0, 0)."""
     level = np.sqrt(np.abs(cross))
-    surface = np.real(fft.ifft2(cross / np.maximum(level, level.max() * 1e-6)))
-    return ((surface - surface.mean()) / max(float(surface.std()), 1e-30)).astype(np.float32)
+    surface = np.asarray(fft.ifft2(cross / np.maximum(level, level.max() * 1e-6)))
+    surface = np.ascontiguousarray(surface.view(np.float32)[:, ::2])
+    return (surface - surface.mean()) / max(float(surface.std()), 1e-30)
 
 
 def highest(surface: np.ndarray) -> tuple[int, int, float, float]:
@@ -118,15 +130,33 @@ def highest(surface: np.ndarray) -> tuple[int, int, float, float]:
     return int(row - h if row > h // 2 else row), int(col - w if col > w // 2 else col), height, ratio
 
 
-def measure(one: np.ndarray, two: np.ndarray, smooth: float = _SMOOTH) -> Peak | None:
-    """The shift between two blocks [h, w] in which NaN is masked; None when there is nothing to compare."""
+def measure(one: np.ndarray, two: np.ndarray, smooth: float = _SMOOTH) -> tuple[Peak, np.ndarray] | None:
+    """The shift between two blocks [h, w] in which NaN is masked, and the correlation surface.
+
+    A peak anywhere counts when it is certain by itself; otherwise the summit within four pixels of no
+    shift is given. None when there is nothing to compare.
+    """
     found = cross_spectrum(one, two, smooth)
     if found is None:
         return None
     cross, norm, share = found
-    row, col, score, ratio = highest(whitened_surface(cross))
+    surface = whitened_surface(cross)
+    row, col, score, ratio = highest(surface)
+    near = None if score >= SIGNIFICANT and ratio >= _UNIQUE else _near_zero(surface)
+    if near is not None:
+        row, col, score = near
     dy, dx, height = refine(cross, (row, col))
-    return Peak(dy, dx, score, ratio, max(0.0, height / norm), share)
+    return Peak(dy, dx, score, ratio, max(0.0, height / norm), share, near is not None), surface
+
+
+def _near_zero(surface: np.ndarray) -> tuple[int, int, float] | None:
+    """The summit close to no shift (row, col, height); None when the surface only slopes up to another."""
+    reach = min(_EXPECTED_PX, min(surface.shape) // 2 - 1)
+    near = np.roll(surface, (reach, reach), (0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+    i, j = (int(v) for v in np.unravel_index(int(near.argmax()), near.shape))
+    if {i, j} & {0, 2 * reach}:
+        return None
+    return i - reach, j - reach, float(near[i, j])
 
 
 def refine(cross: np.ndarray, start: tuple[int, int]) -> tuple[float, float, float]:
@@ -143,7 +173,8 @@ def refine(cross: np.ndarray, start: tuple[int, int]) -> tuple[float, float, flo
         offsets = np.arange(-reach, reach + step / 2, step)
         rows = np.exp((at[0] + offsets)[:, None] * frequency_y)
         cols = np.exp(frequency_x[:, None] * (at[1] + offsets))
-        values = (rows @ cross @ cols).real
+        # Small products; einsum keeps the threads of a BLAS out of what runs in parallel already.
+        values = np.einsum("rw,wc->rc", np.einsum("rh,hw->rw", rows, cross), cols).real
         i, j = np.unravel_index(int(values.argmax()), values.shape)
         best = float(values[i, j])
         at += (offsets[i], offsets[j])

@@ -38,6 +38,12 @@ def linear(a: Affine) -> Affine:
     return Affine(a.a, a.b, 0.0, a.d, a.e, 0.0)
 
 
+@lru_cache(maxsize=256)
+def same_crs(a: CRS | None, b: CRS | None) -> bool:
+    """Whether two systems are the same; remembered, because comparing their definitions is slow."""
+    return a == b
+
+
 @lru_cache(maxsize=64)
 def transformer(source: CRS, target: CRS) -> Transformer:
     """The transformation between two systems, x before y. Safe to share between threads."""
@@ -78,8 +84,10 @@ class Mapping:
     def __init__(self, source: GeoBox, target: Target) -> None:
         self.source, self.target = source, target
         self._to_pixel = ~source.affine
-        same = source.crs == target.crs
-        self._transform = None if same or source.crs is None else transformer(target.crs, source.crs)
+        same = same_crs(source.crs, target.crs)
+        self._transform = None
+        if not same and source.crs is not None and target.crs is not None:
+            self._transform = transformer(target.crs, source.crs)
         # Longitudes are taken within half a turn of the middle of the source.
         self._turn_from = None
         if source.crs is not None and source.crs.geographic:
@@ -129,58 +137,78 @@ class Mapping:
         base_x, base_y = apply(
             ~linear(self.target.affine), np.array(self.target.affine.c), np.array(self.target.affine.f)
         )
-        across = _Axis(cols + float(base_x))
-        down = _Axis(rows + float(base_y))
+        across, down = _Axis(cols + float(base_x)), _Axis(rows + float(base_y))
         nodes = self.exact(*np.broadcast_arrays(across.nodes[None, :] - base_x, down.nodes[:, None] - base_y))
         bad = ~(np.isfinite(nodes[0]) & np.isfinite(nodes[1]))
         planes = [np.where(bad, 0.0, n) for n in nodes]
-        x, y = (down.weights @ p @ across.weights.T for p in planes)
-        self._evaluate_bad_cells(x, y, planes, bad, down, across, (float(base_x), float(base_y)))
+        x, y = (_between(p, down, across) for p in planes)
+        for cell_row, cell_col in self._poor_cells(planes, bad, down, across, (float(base_x), float(base_y))):
+            r, c = down.pixels(cell_row), across.pixels(cell_col)
+            px, py = np.broadcast_arrays(across.at[None, c] - base_x, down.at[r, None] - base_y)
+            x[r, c], y[r, c] = self.exact(px, py)
         return snap(x), snap(y)
 
-    def _evaluate_bad_cells(
+    def _poor_cells(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
         planes: list[np.ndarray],
         bad: np.ndarray,
         down: _Axis,
         across: _Axis,
         base: tuple[float, float],
-    ) -> None:
-        """Finds the cells where the polynomial is not good enough, and evaluates their pixels one by one."""
-        mid = [down.middle @ p @ across.middle.T for p in planes]
-        centre_x = across.nodes[1:-2] + _CELL / 2 - base[0]
-        centre_y = down.nodes[1:-2] + _CELL / 2 - base[1]
-        true = self.exact(*np.broadcast_arrays(centre_x[None, :], centre_y[:, None]))
+    ) -> np.ndarray:
+        """(row, col) of the cells whose polynomial misses the projection of their middle."""
+        mid_down, mid_across = _Axis(down.middles()), _Axis(across.middles())
+        true = self.exact(
+            *np.broadcast_arrays(mid_across.at[None, :] - base[0], mid_down.at[:, None] - base[1])
+        )
         with np.errstate(invalid="ignore"):
-            error = np.maximum(np.abs(mid[0] - true[0]), np.abs(mid[1] - true[1]))
-        wrong = ~(error <= _EXACT) | (np.abs(down.middle) @ bad @ np.abs(across.middle).T > 0)
-        for cell_row, cell_col in np.argwhere(wrong):
-            rows = slice(*np.searchsorted(down.at, down.nodes[cell_row + 1] + np.array([0, _CELL])))
-            cols = slice(*np.searchsorted(across.at, across.nodes[cell_col + 1] + np.array([0, _CELL])))
-            px, py = np.broadcast_arrays(across.at[None, cols] - base[0], down.at[rows, None] - base[1])
-            x[rows, cols], y[rows, cols] = self.exact(px, py)
+            errors = [
+                np.abs(_between(p, mid_down, mid_across) - t) for p, t in zip(planes, true, strict=True)
+            ]
+            poor = ~(np.maximum(*errors) <= _EXACT)
+        rows, cols = poor.shape
+        for i in range(4):
+            for j in range(4):
+                poor |= bad[i : i + rows, j : j + cols]
+        return np.argwhere(poor)
+
+
+def _between(plane: np.ndarray, down: _Axis, across: _Axis) -> np.ndarray:
+    """Node values [rows, cols] interpolated at all positions of two axes."""
+    return across.interpolate(np.ascontiguousarray(down.interpolate(np.ascontiguousarray(plane.T)).T))
 
 
 class _Axis:
-    """One axis of the lattice: its nodes around the positions `at`, and the weights that interpolate."""
+    """One axis of the lattice: ascending positions `at`, and the nodes around them. Cell i lies between the
+    nodes i + 1 and i + 2."""
 
     def __init__(self, at: np.ndarray) -> None:
         self.at = at
-        first = int(np.floor(at[0] / _CELL))
-        cells = int(np.floor(at[-1] / _CELL)) - first + 1
-        self.nodes = (first - 1 + np.arange(cells + 3)) * float(_CELL)
-        cell = np.clip(np.floor(at / _CELL).astype(int) - first, 0, cells - 1)
-        self.weights = self._cubic(cell, at / _CELL - first - cell)
-        self.middle = self._cubic(np.arange(cells), np.full(cells, 0.5))
+        self.first = int(np.floor(at[0] / _CELL))
+        self.cells = int(np.floor(at[-1] / _CELL)) - self.first + 1
+        self.nodes = (self.first - 1 + np.arange(self.cells + 3)) * float(_CELL)
+        self._starts = np.searchsorted(at, self.nodes[1:-1])
 
-    def _cubic(self, cell: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Lagrange weights on the nodes -1, 0, 1, 2 around each position, as a dense matrix."""
-        weights = np.zeros((len(t), len(self.nodes)))
-        at = np.arange(len(t))
-        weights[at, cell] = -t * (t - 1) * (t - 2) / 6
-        weights[at, cell + 1] = (t + 1) * (t - 1) * (t - 2) / 2
-        weights[at, cell + 2] = -(t + 1) * t * (t - 2) / 2
-        weights[at, cell + 3] = (t + 1) * t * (t - 1) / 6
-        return weights
+    def pixels(self, cell: int) -> slice:
+        """The positions inside a cell."""
+        return slice(int(self._starts[cell]), int(self._starts[cell + 1]))
+
+    def middles(self) -> np.ndarray:
+        """The middle of each cell."""
+        return self.nodes[1:-2] + _CELL / 2
+
+    def interpolate(self, values: np.ndarray) -> np.ndarray:
+        """Cubic polynomials through four nodes each: [n, nodes] to [n, positions]."""
+        out = np.empty((len(values), len(self.at)))
+        for cell in range(self.cells):
+            here = self.pixels(cell)
+            t = self.at[here] / _CELL - (self.first + cell)
+            before, p0, p1, beyond = (values[:, cell + i, None] for i in range(4))
+            part = t * (beyond - before + 3 * (p0 - p1)) / 6
+            part += (before + p1) / 2 - p0
+            part *= t
+            part += p1 - before / 3 - p0 / 2 - beyond / 6
+            part *= t
+            part += p0
+            out[:, here] = part
+        return out

@@ -6,7 +6,7 @@ second date lies from that of the first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from terralapse.grid._positions import Field
 
 _AGREE_PX = 0.5  # blocks this close to a model agree with it, however small the scatter
 _SHARE = 0.5  # of the reliable blocks must agree
-_BETTER = 0.7  # a richer model must leave at most this share of the error, on blocks that it has not seen
-_WORTH_PX = 0.1  # ... and save at least this much
+# A richer model must leave at most this share of the error of a simpler one, on blocks that it has not seen,
+# and differ from it by this many pixels somewhere.
+_BETTER = {"shift": 1.0, "affine": 0.93, "local": 0.8}
+_WORTH_PX = 0.3
 _MAX_SLOPE = 0.02  # pixels per pixel: beyond it the scenes do not differ by a shift
 
 
@@ -52,19 +54,20 @@ class Correction:
 class LocalField:
     """A smooth displacement that is what blocks measured near them, and fades to nothing far from all.
 
-    `centres` (row, col) [n, 2], `shifts` (dy, dx) [n, 2], `reach`: standard deviation in pixels of the
-    Gaussian weight of a block. Called with (x, y) it returns the movement of content (dx, dy).
+    `centres` (row, col) [n, 2], `shifts` (dy, dx) [n, 2], `weights` [n], `reach`: standard deviation in
+    pixels of the Gaussian weight of a block. Called with (x, y) it returns the movement of content (dx, dy).
     """
 
     centres: np.ndarray
     shifts: np.ndarray
+    weights: np.ndarray
     reach: float
     sign: float = 1.0
 
     def at(self, points: np.ndarray, leave_out: bool = False) -> np.ndarray:
         """Shifts [m, 2] at points (row, col) [m, 2]; without each point's own block when they are centres."""
         d2 = ((points[:, None, :] - self.centres[None, :, :]) ** 2).sum(axis=2)
-        weight = np.exp(-0.5 * d2 / self.reach**2)
+        weight = np.exp(-0.5 * d2 / self.reach**2) * self.weights
         if leave_out:
             np.fill_diagonal(weight, 0.0)
         return weight @ self.shifts / (weight.sum(axis=1, keepdims=True) + 0.25)
@@ -117,6 +120,11 @@ class ShiftModel:
         points = self._probes()
         return float(np.median(np.hypot(*(self.at(points) - other.at(points)).T)))
 
+    def departure(self, other: ShiftModel) -> float:
+        """The largest difference to another model over the grid, in pixels."""
+        points = self._probes()
+        return float(np.hypot(*(self.at(points) - other.at(points)).T).max())
+
     def correction(self, moved: int) -> Correction:
         """The correction that undoes the shifts by moving one of the dates."""
         (ty, tx), (y_row, x_row), (y_col, x_col) = self.coefficients
@@ -132,7 +140,7 @@ class ShiftModel:
         )
         if self.local is None:
             return Correction(affine)
-        return Correction(affine, LocalField(self.local.centres, self.local.shifts, self.local.reach, -sign))
+        return Correction(affine, replace(self.local, sign=-sign))
 
 
 def _design(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -143,35 +151,39 @@ def _design(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def fit_model(
     centres: np.ndarray,
     shifts: np.ndarray,
+    weights: np.ndarray,
     shape: tuple[int, int],
     *,
     min_agree: int = 3,
-    kind: str | None = None,
 ) -> ShiftModel | None:
     """The simplest model that the blocks agree on; None when they do not agree on any.
 
     Args:
-        centres, shifts: of the reliable blocks, [n, 2] each.
+        centres, shifts, weights: of the reliable blocks, [n, 2], [n, 2] and [n].
         shape: of the common grid.
         min_agree: blocks that must lie on the model.
-        kind: the model to fit, instead of choosing one.
     """
     if len(centres) < max(1, min_agree):
         return None
     best: ShiftModel | None = None
     best_error = np.inf
-    for name in ("shift", "affine", "local") if kind is None else (kind,):
-        fitted = _fit(name, centres, shifts, shape, min_agree)
+    for name in ("shift", "affine", "local"):
+        fitted = _fit(name, centres, shifts, weights / weights.mean(), shape, min_agree)
         if fitted is None:
             continue
         model, error = fitted
-        if best is None or (error < _BETTER * best_error and best_error - error > _WORTH_PX):
+        if best is None or (error < _BETTER[name] * best_error and model.departure(best) > _WORTH_PX):
             best, best_error = model, error
     return best
 
 
 def _fit(
-    kind: str, centres: np.ndarray, shifts: np.ndarray, shape: tuple[int, int], min_agree: int
+    kind: str,
+    centres: np.ndarray,
+    shifts: np.ndarray,
+    weights: np.ndarray,
+    shape: tuple[int, int],
+    min_agree: int,
 ) -> tuple[ShiftModel, float] | None:
     """A model of one kind and its error on left-out blocks (root of the trimmed mean square, pixels)."""
     design = _design(centres, shape)
@@ -179,7 +191,7 @@ def _fit(
         design = design[:, :1]
     elif len(centres) < 3 * design.shape[1] or np.linalg.matrix_rank(design / np.abs(design).max(axis=0)) < 3:
         return None
-    solved = _robust(design, shifts)
+    solved = _robust(design, shifts, weights)
     if solved is None:
         return None
     coefficients, agree = solved
@@ -189,22 +201,25 @@ def _fit(
     full[: len(coefficients)] = coefficients
     if np.abs(full[1:]).max() > _MAX_SLOPE:
         return None
-    hat = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(design[agree].T @ design[agree]), design)
+    gram = (design[agree] * weights[agree, None]).T @ design[agree]
+    hat = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(gram), design) * weights
     residual = shifts - design @ coefficients
     local = None
     if kind == "local":
         if len(centres) < 12:
             return None
-        local = LocalField(centres, residual, _spacing(centres))
+        local = LocalField(centres, residual, weights, _spacing(centres))
         residual = residual - local.at(centres, leave_out=True)
     else:
         residual = residual / np.maximum(1 - np.clip(hat, 0, 0.9), 0.1)[:, None]
-    error = _trimmed_rms(residual)
+    error = _trimmed_rms(residual, weights)
     spread = error / max(1, int(agree.sum())) ** 0.5
     return ShiftModel(kind, full, shape, float(spread), local), error
 
 
-def _robust(design: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _robust(
+    design: np.ndarray, shifts: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Least squares on the blocks that agree: from the best of many small samples, then reweighted."""
     n, k = design.shape
     draws = np.random.default_rng(0)
@@ -224,17 +239,19 @@ def _robust(design: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndar
         now = size <= min(limit, 4 * _AGREE_PX)
         if now.sum() < k:
             return None
-        best = np.linalg.lstsq(design[now], shifts[now], rcond=None)[0]
+        root = np.sqrt(weights[now, None])
+        best = np.linalg.lstsq(design[now] * root, shifts[now] * root, rcond=None)[0]
         if (now == agree).all():
             break
         agree = now
     return best, agree
 
 
-def _trimmed_rms(residual: np.ndarray) -> float:
-    """Root mean square of the better three quarters."""
-    size = np.sort((residual**2).sum(axis=1))
-    return float(np.sqrt(size[: max(1, -(-3 * len(size) // 4))].mean()))
+def _trimmed_rms(residual: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted root mean square of the better three quarters."""
+    size = (residual**2).sum(axis=1)
+    kept = np.argsort(size)[: max(1, -(-3 * len(size) // 4))]
+    return float(np.sqrt(np.average(size[kept], weights=weights[kept])))
 
 
 def _spacing(centres: np.ndarray) -> float:

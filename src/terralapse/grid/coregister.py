@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from terralapse.grid._phase import Peak, cross_spectrum, highest, measure, whitened_surface
+from terralapse.grid._phase import SIGNIFICANT, Peak, highest, measure
 from terralapse.grid._shiftmodel import Correction, ShiftModel, fit_model
 from terralapse.grid.scene import Block, Note, Window
 
@@ -29,7 +29,9 @@ _MAX_BLOCKS = 64
 _MIN_SIDE = 32
 _COARSE = 1024  # pixels along the longer side of the decimated look at the whole
 _MIN_AGREE = 3  # blocks that must say the same
-_COMMON = 14.0  # standard deviations of the summed surface
+_ROUNDS = 3  # times that a model is applied, measured and fitted again
+_SETTLED_PX = 0.05
+_FULL_WEIGHT = 30.0  # standard deviations, from which a block could not be any better
 
 ReadDates = Callable[[Affine, tuple[int, int], Correction], tuple[Block, Block]]
 """Both dates on `shape` pixels that an affine maps to those of the common grid, one band each."""
@@ -169,46 +171,46 @@ def coregister_dates(
         totals = sampler.first_look(list(_sample(shape, size)))
         if sum(b.state == "reliable" for b in totals) * 2 >= len(totals):
             break
-    size = sampler.block
     model = fit_model(*_points(totals), shape, min_agree=min(_MIN_AGREE, len(totals)))
     if model is None:
         enough = len(_points(totals)[0]) >= _MIN_AGREE
         why = "the blocks contradict each other" if enough else "too few blocks show the same things"
-        return _unknown(totals, size, why, "inconsistent" if enough else "unknown")
-    return _decide(sampler, model, totals, moved)
+        return _unknown(totals, sampler.block, why, "inconsistent" if enough else "unknown")
+    return _settle(sampler, model, totals, moved)
 
 
-def _decide(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], moved: int) -> Coregistration:
-    """Applies a model if it is worth it, measures what is left, and refines once."""
-    raw = _norms([b.found for b in totals if b.state == "reliable"])
+def _settle(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], moved: int) -> Coregistration:
+    """Applies a model if it is worth it, measures what is left, and repeats until nothing moves any more."""
     windows = [b.window for b in totals]
-    worth = model.largest() > _NEGLIGIBLE_PX
-    correction = model.correction(moved) if worth else Correction()
-    left = sampler.measure(windows, correction)
-    if worth:
-        again = fit_model(
-            *_points([_plus_model(b, model) for b in left]),
-            sampler.shape,
-            min_agree=_MIN_AGREE,
-            kind=model.kind,
-        )
-        if again is not None and again.distance(model) > _NEGLIGIBLE_PX / 2:
-            refined = again.correction(moved)
-            left_again = sampler.measure(windows, refined)
-            if _median(left_again) < _median(left):
-                model, correction, left = again, refined, left_again
-    if worth and not _median(left) < float(np.median(raw)):
+    correction, left = Correction(), totals
+    for turn in range(_ROUNDS):
+        if model.largest() <= _NEGLIGIBLE_PX:
+            correction, left = (
+                Correction(),
+                totals if correction.is_none else sampler.measure(windows, Correction()),
+            )
+            break
+        correction = model.correction(moved)
+        left = sampler.measure(windows, correction)
+        totals = [_plus(b, *model.at(np.array([_centre(b.window)]))) for b in left]
+        again = fit_model(*_points(totals), sampler.shape, min_agree=min(_MIN_AGREE, len(totals)))
+        settled = again is None or (again.kind == model.kind and again.distance(model) < _SETTLED_PX)
+        if again is None or settled or turn == _ROUNDS - 1:
+            break
+        model = again
+    raw = np.array([np.hypot(*b.found) for b in totals if b.state == "reliable" and b.found is not None])
+    residual = np.array([b.peak.size for b in left if b.peak is not None and b.peak.reliable])
+    if not len(residual) or (not correction.is_none and np.median(residual) >= np.median(raw)):
         return _unknown(totals, sampler.block, "a correction does not bring them closer", "inconsistent")
     blocks = [
         replace(b, found=t.found, residual=None if b.peak is None else (b.peak.dy, b.peak.dx))
         for b, t in zip(left, totals, strict=True)
     ]
-    residual = _norms([b.residual for b in blocks if b.state == "reliable"])
-    result = Coregistration(
-        "corrected" if worth else "aligned",
-        "",
+    return Coregistration(
+        "aligned" if correction.is_none else "corrected",
+        _verdict(residual, raw, correction),
         correction,
-        model.kind if worth else "none",
+        "none" if correction.is_none else model.kind,
         model.at_centre(),
         model.standard_error,
         float(np.median(residual)),
@@ -218,13 +220,17 @@ def _decide(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], move
         sampler.block,
         sampler.misregistered(blocks, correction),
     )
-    within, size = max(0.1, round(result.residual_p90 or 0.0, 1)), float(np.median(raw))
-    result.verdict = (
-        f"The dates are aligned within {within:.1f} px after correcting {size:.1f} px."
-        if worth
-        else f"The dates are aligned within {within:.1f} px as delivered; nothing had to be corrected."
+
+
+def _verdict(residual: np.ndarray, raw: np.ndarray, correction: Correction) -> str:
+    within, most = (max(0.05, float(v)) for v in (np.median(residual), np.quantile(residual, 0.9)))
+    spread = "" if len(residual) < 10 else f" (90 % of {len(residual)} places within {most:.2g} px)"
+    done = (
+        "as delivered; nothing had to be corrected"
+        if correction.is_none
+        else f"after correcting {float(np.median(raw)):.2g} px"
     )
-    return result
+    return f"The dates are aligned within {within:.2g} px{spread} {done}."
 
 
 def _unknown(blocks: list[BlockShift], size: int, why: str, status: str = "unknown") -> Coregistration:
@@ -260,32 +266,21 @@ def _centre(window: Window) -> tuple[float, float]:
     return window.row + window.height / 2, window.col + window.width / 2
 
 
-def _points(blocks: Sequence[BlockShift]) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (row, col) and shifts (dy, dx) of the reliable blocks, each [n, 2]."""
-    good = [b for b in blocks if b.state == "reliable" and b.found is not None]
-    centres = np.array([_centre(b.window) for b in good]).reshape(-1, 2)
-    return centres, np.array([b.found for b in good]).reshape(-1, 2)
+def _points(blocks: Sequence[BlockShift]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres (row, col) [n, 2], shifts (dy, dx) [n, 2] and weights [n] of the reliable blocks."""
+    good = [
+        (b, b.peak) for b in blocks if b.state == "reliable" and b.found is not None and b.peak is not None
+    ]
+    centres = np.array([_centre(b.window) for b, _ in good]).reshape(-1, 2)
+    shifts = np.array([b.found for b, _ in good]).reshape(-1, 2)
+    return centres, shifts, np.array([min(p.score, _FULL_WEIGHT) ** 2 for _, p in good])
 
 
-def _plus(block: BlockShift, shift: tuple[float, float]) -> BlockShift:
+def _plus(block: BlockShift, shift: Sequence[float] | np.ndarray) -> BlockShift:
     """A block measured under a shift, with what that makes in total."""
     if block.peak is None:
         return block
-    return replace(block, found=(block.peak.dy + shift[0], block.peak.dx + shift[1]))
-
-
-def _plus_model(block: BlockShift, model: ShiftModel) -> BlockShift:
-    there = model.at(np.array([_centre(block.window)]))[0]
-    return _plus(block, (float(there[0]), float(there[1])))
-
-
-def _norms(shifts: Sequence[tuple[float, float] | None]) -> np.ndarray:
-    return np.array([float(np.hypot(*s)) for s in shifts if s is not None])
-
-
-def _median(blocks: Sequence[BlockShift]) -> float:
-    sizes = [np.hypot(b.peak.dy, b.peak.dx) for b in blocks if b.peak is not None and b.peak.reliable]
-    return float(np.median(sizes)) if sizes else np.inf
+    return replace(block, found=(block.peak.dy + float(shift[0]), block.peak.dx + float(shift[1])))
 
 
 class _Sampler:
@@ -303,49 +298,43 @@ class _Sampler:
     def measure(self, windows: Sequence[Window], correction: Correction) -> list[BlockShift]:
         """Each block under a correction, in order."""
 
-        def one(window: Window) -> BlockShift:
-            return BlockShift(window, measure(*self._images(window, correction), self.smooth))
+        return [block for block, _ in _parallel(lambda w: self._look(w, correction), windows)]
 
-        return _parallel(one, windows)
+    def _look(self, window: Window, correction: Correction) -> tuple[BlockShift, np.ndarray | None]:
+        found = measure(*self._images(window, correction), self.smooth)
+        if found is None:
+            return BlockShift(window, None), None
+        return BlockShift(window, found[0]), found[1]
 
     def first_look(self, windows: Sequence[Window]) -> list[BlockShift]:
         """Each block's shift as delivered. Where all blocks together show a shift, they are read again with
         its whole pixels undone, so that both dates of a block show the same ground."""
-
-        def one(window: Window) -> tuple[BlockShift, np.ndarray | None]:
-            images = self._images(window, Correction())
-            found = cross_spectrum(*images, self.smooth)
-            surface = None if found is None else whitened_surface(found[0])
-            return _plus(BlockShift(window, measure(*images, self.smooth)), (0, 0)), surface
-
-        looks = _parallel(one, windows)
+        looks = _parallel(lambda w: self._look(w, Correction()), windows)
         surfaces = [s for _, s in looks if s is not None]
-        start: tuple[int, int] | None = None
-        if surfaces:
-            row, col, height, _ = highest(np.sum(surfaces, axis=0) / len(surfaces) ** 0.5)
-            start = (row, col) if height >= _COMMON else None
-        if start is None:
-            start = self._coarse_shift()
+        common = highest(np.sum(surfaces, axis=0) / len(surfaces) ** 0.5) if surfaces else (0, 0, 0.0, 0.0)
+        start = common[:2] if common[2] >= SIGNIFICANT else self._coarse_shift()
+        if start is None:  # nothing in common to be seen: only blocks that are certain by themselves count
+            return [_plus(_certain(block), (0, 0)) for block, _ in looks]
         if start == (0, 0):
-            return [block for block, _ in looks]
-        again = self.measure(windows, Correction.shift(start, self.moved))
-        return [_plus(block, start) for block in again]
+            return [_plus(block, start) for block, _ in looks]
+        return [_plus(block, start) for block in self.measure(windows, Correction.shift(start, self.moved))]
 
-    def _coarse_shift(self) -> tuple[int, int]:
+    def _coarse_shift(self) -> tuple[int, int] | None:
+        """The shift of a decimated look at the whole, for dates that lie farther apart than a block."""
         step = max(1, -(-max(self.shape) // _COARSE))
         shape = (self.shape[0] // step, self.shape[1] // step)
         if min(shape) < _MIN_SIDE:
-            return 0, 0
+            return None
         one, two = self.read(Affine.scale(step), shape, Correction())
-        peak = measure(one.data[0], two.data[0], self.smooth)
-        if peak is None or not peak.reliable:
-            return 0, 0
-        return round(peak.dy * step), round(peak.dx * step)
+        found = measure(one.data[0], two.data[0], self.smooth)
+        if found is None or found[0].expected or not found[0].reliable:
+            return None
+        return round(found[0].dy * step), round(found[0].dx * step)
 
     def misregistered(self, blocks: Sequence[BlockShift], correction: Correction) -> list[Window]:
         """Blocks that are off by more than a pixel, each confirmed by its own quarters, and what lies between
         them and their neighbours in the sample."""
-        off = [b for b in blocks if b.state == "reliable" and _off(b.peak)]
+        off = [b for b in blocks if _off(b.peak)]
         if not off:
             return []
         rows, cols = (sorted({getattr(b.window, k) for b in blocks}) for k in ("row", "col"))
@@ -355,8 +344,7 @@ class _Sampler:
                 continue
             found.append(block.window)
             for window in _around(block.window, rows, cols, self.shape):
-                peak = measure(*self._images(window, correction), self.smooth)
-                if peak is not None and peak.reliable and _off(peak):
+                if _off(self._look(window, correction)[0].peak):
                     found.append(window)
         return list(dict.fromkeys(found))
 
@@ -369,14 +357,20 @@ class _Sampler:
         for row in (0, h):
             for col in (0, w):
                 quarter = Window(block.window.row + row, block.window.col + col, h, w)
-                peak = measure(*self._images(quarter, correction), self.smooth)
-                if peak is not None and peak.score > _COMMON * 0.7:
-                    votes += np.hypot(peak.dy - block.peak.dy, peak.dx - block.peak.dx) < 1.0
+                peak = self._look(quarter, correction)[0].peak
+                if peak is not None and peak.reliable:
+                    votes += bool(np.hypot(peak.dy - block.peak.dy, peak.dx - block.peak.dx) < 1.0)
         return votes >= 2
 
 
+def _certain(block: BlockShift) -> BlockShift:
+    """A block without its peak, when that rests on an expectation."""
+    return replace(block, peak=None) if block.peak is not None and block.peak.expected else block
+
+
 def _off(peak: Peak | None) -> bool:
-    return peak is not None and float(np.hypot(peak.dy, peak.dx)) > MISREGISTERED_PX
+    """Whether a block is certainly more than a pixel away."""
+    return peak is not None and peak.reliable and not peak.expected and peak.size > MISREGISTERED_PX
 
 
 def _around(window: Window, rows: list[int], cols: list[int], shape: tuple[int, int]) -> Iterator[Window]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import hypot
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from affine import Affine
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from terralapse.errors import NoGeoreferenceError
-from terralapse.grid._positions import Mapping, Target
+from terralapse.grid._positions import Mapping, Target, linear, same_crs
 from terralapse.grid._resample import Kernel, resample
 from terralapse.grid.scene import Block, Scene, Window
 from terralapse.labels import SceneMask
@@ -128,8 +131,7 @@ def _clean(block: Block) -> Block:
 
 
 def layers(scene: Scene, target: Target) -> Iterator[Layer]:
-    """The parts of a scene, those of one lattice that follow each other joined."""
-    group: list[tuple[Scene, int, int]] = []
+    """The parts of a scene as layers, those on one lattice that follow each other joined."""
     for part in scene.parts():
         if (part.info.geobox.crs is None) != (target.crs is None):
             raise NoGeoreferenceError(
@@ -137,16 +139,33 @@ def layers(scene: Scene, target: Target) -> Iterator[Layer]:
                 "has a coordinate system and the other image has none, or the other way round",
                 "Say what it is with --assume-crs EPSG:CODE.",
             )
-        offset = _offset(group[0][0].info.geobox, part.info.geobox) if group else (0, 0)
-        if offset is None or (group and _ratio(part.info.geobox, target) >= _DECIMATE_FROM):
-            yield _layer(group, target)
-            group, offset = [], (0, 0)
-        group.append((part, offset[0], offset[1]))
-    if group:
-        yield _layer(group, target)
+    for group in _groups(scene):
+        layer = _layer(group, target)
+        if len(group) > 1 and layer.ratio >= _DECIMATE_FROM:  # their overviews do not share a lattice
+            yield from (_layer([(member, 0, 0)], target) for member, _, _ in group)
+        else:
+            yield layer
 
 
-def _layer(group: list[tuple[Scene, int, int]], target: Target) -> Layer:
+_Group = list[tuple[Scene, int, int]]  # parts with the (row, col) of their origin in the first one
+_known_groups: WeakKeyDictionary[Scene, list[_Group]] = WeakKeyDictionary()
+
+
+def _groups(scene: Scene) -> list[_Group]:
+    groups = _known_groups.get(scene)
+    if groups is None:
+        groups = []
+        for part in scene.parts():
+            offset = _offset(groups[-1][0][0].info.geobox, part.info.geobox) if groups else None
+            if offset is None:
+                groups.append([(part, 0, 0)])
+            else:
+                groups[-1].append((part, *offset))
+        _known_groups[scene] = groups
+    return groups
+
+
+def _layer(group: _Group, target: Target) -> Layer:
     """Joins parts on one lattice into a layer whose origin is the upper left of all."""
     row0, col0 = min(r for _, r, _ in group), min(c for _, _, c in group)
     rows = max(r + s.info.geobox.shape.y for s, r, _ in group) - row0
@@ -159,7 +178,7 @@ def _layer(group: list[tuple[Scene, int, int]], target: Target) -> Layer:
 
 def _offset(a: GeoBox, b: GeoBox) -> tuple[int, int] | None:
     """(row, col) of the origin of `b` in the pixels of `a`, when both are cut from one lattice."""
-    if a.crs != b.crs:
+    if not same_crs(a.crs, b.crs):
         return None
     relative = ~a.affine * b.affine
     drift = max(abs(relative.a - 1), abs(relative.b), abs(relative.d), abs(relative.e - 1))
@@ -171,20 +190,22 @@ def _offset(a: GeoBox, b: GeoBox) -> tuple[int, int] | None:
 
 def _ratio(source: GeoBox, target: Target) -> float:
     """Source pixels per target pixel along the more crowded axis, at the middle of the source: a property
-    of the two grids, the same for all windows."""
-    h, w = source.shape.y, source.shape.x
-    plain = Target(target.affine, target.crs, target.shape)
-    # Where is the middle of the source on the target, and how far apart are its neighbours on the source?
-    back = Mapping(GeoBox((1, 1), plain.affine, plain.crs), Target(source.affine, source.crs, (h, w)))
-    x, y = back.exact(np.array(w / 2), np.array(h / 2))
+    of the two lattices, the same for all windows."""
+    return _lattice_ratio(source, linear(target.affine), target.crs)
+
+
+@lru_cache(maxsize=1024)
+def _lattice_ratio(source: GeoBox, affine: Affine, crs: CRS | None) -> float:
+    plain = Target(affine, crs, (1, 1))
+    back = Mapping(GeoBox((1, 1), affine, crs), Target(source.affine, source.crs, (1, 1)))
+    x, y = back.exact(np.array(source.shape.x / 2), np.array(source.shape.y / 2))
     step = 8.0
     sx, sy = Mapping(source, plain).exact(
         x + np.array([-step, step, 0, 0]), y + np.array([0, 0, -step, step])
     )
-    along = (abs(sx[1] - sx[0]), abs(sy[1] - sy[0]), abs(sx[3] - sx[2]), abs(sy[3] - sy[2]))
-    across_x, across_y = hypot(along[0], along[2]) / (2 * step), hypot(along[1], along[3]) / (2 * step)
-    ratio = max(across_x, across_y)
-    return float(ratio) if np.isfinite(ratio) else 1.0
+    wide = hypot(sx[1] - sx[0], sx[3] - sx[2]) / (2 * step)
+    high = hypot(sy[1] - sy[0], sy[3] - sy[2]) / (2 * step)
+    return float(max(wide, high)) if np.isfinite([wide, high]).all() else 1.0
 
 
 def _copy(source: GeoBox, target: Target) -> tuple[int, int, int, int] | None:
@@ -211,6 +232,8 @@ def _from_layer(
     """One layer on the target; None when it has no pixel there."""
     if layer.copy is not None:
         return _copied(layer, target.shape, bands)
+    if not _may_touch(layer.geobox, target):
+        return None
     if kernel is None:
         kernel = Kernel.AVERAGE if layer.ratio >= AVERAGE_FROM else Kernel.BILINEAR
     decimation = 1
@@ -227,6 +250,20 @@ def _from_layer(
             whole.data[:, window.slices[0], window.slices[1]] = block.data
             whole.mask[window.slices] = block.mask
     return whole
+
+
+def _may_touch(source: GeoBox, target: Target) -> bool:
+    """False when the target lies beside the source, judged by a few of its points with a wide margin."""
+    h, w = target.shape
+    x, y = np.meshgrid(np.linspace(0, w, 5), np.linspace(0, h, 5))
+    sx, sy = Mapping(source, target).exact(x, y)
+    if not (np.isfinite(sx).all() and np.isfinite(sy).all()):
+        return True
+    for at, size in ((sx, source.shape.x), (sy, source.shape.y)):
+        margin = 0.25 * np.ptp(at) + 4
+        if at.max() + margin < 0 or at.min() - margin > size:
+            return False
+    return True
 
 
 def _copied(layer: Layer, shape: tuple[int, int], bands: Sequence[str]) -> Block | None:
