@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import rasterio
+from rasterio._err import CPLE_BaseError  # some calls let GDAL's own error through
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
-from rasterio.transform import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
 from terralapse.errors import FileMissingError, TerralapseError, TruncatedFileError, UnreadableFileError
 
 MAX_OPEN = 96  # handles a thread
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 
 _SETTINGS: dict[str, Any] = {
     "GDAL_CACHEMAX": 256,  # MiB of decoded blocks in the process; reads are planned to need each block once
@@ -64,23 +65,19 @@ def gdal_env(*, remote: bool = False, **options: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class GcpGrid:
-    """The north-up grid that an image with ground control points is put on."""
-
-    crs: str  # WKT
-    transform: tuple[float, float, float, float, float, float]
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class Handle:
-    """What to open: a GDAL path with its driver, perhaps one of its overviews (by number), perhaps warped."""
+    """What to open: a GDAL path with its driver, perhaps one of its overviews (by number), perhaps warped.
+
+    `gcps` is the WKT of the CRS into which ground control points put the file; it is then seen through a warp
+    to a north-up grid that GDAL chooses, with an alpha band added. `stamp` is when the file was written, so
+    that a file that was replaced is opened anew.
+    """
 
     path: str
     driver: str
     overview: int | None = None
-    gcps: GcpGrid | None = None
+    gcps: str | None = None
+    stamp: int = 0
 
     @property
     def remote(self) -> bool:
@@ -134,20 +131,18 @@ def _open(handle: Handle) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             found = rasterio.open(handle.path, driver=handle.driver, **options)
-            grid = handle.gcps
-            if grid is None:
+            if handle.gcps is None:
                 return found
+            # A grid of our own choice would make rasterio forget the control points.
             return WarpedVRT(
                 found,
-                crs=grid.crs,
-                transform=Affine(*grid.transform),
-                width=grid.width,
-                height=grid.height,
+                src_crs=handle.gcps,
+                crs=handle.gcps,
                 resampling=Resampling.bilinear,
                 add_alpha=True,
             )
-    except RasterioError as e:
-        raise _open_error(handle.path, e) from e
+    except GDAL_ERRORS as e:
+        raise open_error(handle.path, e) from e
 
 
 def plain_name(path: str) -> str:
@@ -155,7 +150,8 @@ def plain_name(path: str) -> str:
     return path.removeprefix("/vsicurl/").removeprefix("/vsizip/")
 
 
-def _open_error(path: str, error: Exception) -> TerralapseError:
+def open_error(path: str, error: Exception) -> TerralapseError:
+    """What to say of a file that cannot be opened, or whose header GDAL does not understand."""
     text = str(error)
     name = plain_name(path)
     if re.search(r"\b(404|410)\b|No such file|does not exist", text):
@@ -164,7 +160,7 @@ def _open_error(path: str, error: Exception) -> TerralapseError:
     return UnreadableFileError(name, f"cannot be opened ({fault})", "Check that it is a whole image file.")
 
 
-def read_error(path: str, error: RasterioIOError, fallback: str) -> TerralapseError:
+def read_error(path: str, error: BaseException, fallback: str) -> TerralapseError:
     """What to say of a read that failed: the file, the band and the block, from GDAL's own message.
 
     `fallback` names the window when GDAL does not say which block it was.

@@ -377,8 +377,8 @@ def _s2_offset(hints: Hints, found: Guess) -> tuple[float, str]:
     verdict, dark = dark_verdict(hints.sample())
     if verdict == "raw":
         text = (
-            f"The darkest values are {dark:.0f}: this may be Sentinel-2 of baseline 04.00 or later that "
-            "still holds the offset of 1000. No metadata says so, and it was left in; s2_offset=-0.1 removes it."
+            f"The darkest values are {dark:.0f}: it may be Sentinel-2 of baseline 04.00 or later, still with "
+            "the offset of 1000. No metadata says so, and it was left in; s2_offset=-0.1 removes it."
         )
         found.notes.append(Note("warning", "s2-offset-unknown", text))
     return 0.0, "no processing baseline is stated"

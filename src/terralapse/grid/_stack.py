@@ -7,11 +7,10 @@ Everything that is made of GDAL rasters (a GeoTIFF, a Sentinel-2 or Landsat prod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isnan
 
 import numpy as np
-from rasterio.errors import RasterioIOError
 from rasterio.windows import Window as RioWindow
 from scipy import ndimage
 
@@ -79,8 +78,8 @@ class StackScene(Scene):
     """Bands and masks on one grid.
 
     Decimated reads: pixels are means over the valid ones of each d x d square; a square is valid when at
-    least half of its pixels are, and otherwise carries the most frequent reason. Overviews of the file are
-    used where their factor divides d and the window; masks are always taken from full resolution.
+    least half of its pixels inside the grid are, and otherwise carries the most frequent reason. Overviews of
+    the file are used where their factor divides d and the window; masks always come from full resolution.
 
     Args:
         info: bands in the order of `layers`.
@@ -104,9 +103,7 @@ class StackScene(Scene):
 
     def close(self) -> None:
         handles = [x.handle for x in (*self.layers, *self.masks) if not isinstance(x, BlockMask)]
-        levels = [
-            Handle(x.handle.path, x.handle.driver, i) for x in self.layers for i in range(len(x.overviews))
-        ]
+        levels = [replace(x.handle, overview=i) for x in self.layers for i in range(len(x.overviews))]
         _gdal.close({*handles, *levels})
 
     def read(self, window: Window, bands: Sequence[str] | None = None, decimation: int = 1) -> Block:
@@ -213,7 +210,7 @@ def _at_level(layer: Layer, level: int) -> tuple[Handle, int] | None:
         if smaller == 1:
             return layer.handle, 1
         if smaller in layer.overviews and layer.lut is None:
-            return Handle(layer.handle.path, layer.handle.driver, layer.overviews.index(smaller)), 1
+            return replace(layer.handle, overview=layer.overviews.index(smaller)), 1
         return None
     return (layer.handle, layer.factor // level) if layer.factor % level == 0 else None
 
@@ -236,7 +233,7 @@ def read_raw(handle: Handle, indexes: list[int], window: Window, factor: int = 1
                 stored = ds.read_masks(window=rio).min(axis=0, keepdims=True)
             else:
                 stored = ds.read(indexes, window=rio)
-        except RasterioIOError as e:
+        except _gdal.GDAL_ERRORS as e:
             where = f"band {indexes[0]}, pixels {col}..{end_col - 1} x {row}..{end_row - 1}"
             raise _gdal.read_error(handle.path, e, where) from e
     if factor > 1:
@@ -317,16 +314,21 @@ def reduce_block(block: Block, k: int) -> Block:
 
 
 def reduce_codes(codes: np.ndarray, k: int) -> np.ndarray:
-    """VALID where at least half of a k x k square is; otherwise the most frequent reason."""
+    """VALID where at least half of what a k x k square has inside the grid is; otherwise the most frequent
+    reason there. OUTSIDE where the square has nothing inside."""
     if k == 1:
         return codes
     counts = {c: _sums((codes == c).astype(np.uint16), k) for c in SceneMask if c and (codes == c).any()}
-    if not counts:
-        return np.zeros((ceil(codes.shape[0] / k), ceil(codes.shape[1] / k)), np.uint8)
-    present = np.array(list(counts), np.uint8)
-    stacked = np.stack(list(counts.values()))
-    masked, size = stacked.sum(axis=0), _sums(np.ones(codes.shape, np.uint16), k)
-    return np.where(2 * masked <= size, 0, present[stacked.argmax(axis=0)]).astype(np.uint8)
+    outside = counts.pop(SceneMask.OUTSIDE, np.int64(0))
+    inside = _sums(np.ones(codes.shape, np.uint16), k) - outside
+    out = np.zeros(inside.shape, np.uint8)
+    if counts:
+        present = np.array(list(counts), np.uint8)
+        stacked = np.stack(list(counts.values()))
+        few = 2 * (inside - stacked.sum(axis=0)) < inside
+        out[few] = present[stacked.argmax(axis=0)][few]
+    out[inside == 0] = SceneMask.OUTSIDE
+    return out
 
 
 def _sums(values: np.ndarray, k: int, dtype: type = np.int64) -> np.ndarray:

@@ -39,6 +39,18 @@ _X = ("x", "lon", "longitude", "easting", "projection_x_coordinate")
 _Y = ("y", "lat", "latitude", "northing", "projection_y_coordinate")
 _TIME = ("time", "t", "date", "datetime", "day")
 _BAND = ("band", "bands", "wavelength", "variable", "channel")
+# What the readers of HDF5, NetCDF and Zarr raise on damaged bytes.
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+)
 _STRIP_PIXELS = 2**24
 
 
@@ -112,7 +124,7 @@ class CubeScene(Scene):
     def _values(self, array: xr.DataArray, rows: slice, cols: slice) -> np.ndarray:
         try:
             return np.asarray(array[rows, cols].values)
-        except (OSError, RuntimeError, ValueError, KeyError) as e:
+        except _DECODE_ERRORS as e:
             where = f"rows {rows.start}..{rows.stop - 1}, columns {cols.start}..{cols.stop - 1}"
             fault = f"variable {array.name}, {where} cannot be decoded ({e})"
             raise TruncatedFileError(
@@ -218,7 +230,7 @@ def _open(path: Path) -> xr.Dataset:
                 path, "is neither NetCDF nor Zarr", "Give a .nc file or a .zarr folder."
             )
         return xr.open_dataset(path, engine=engine, decode_coords="all", cache=False)  # pyright: ignore[reportArgumentType]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
+    except _DECODE_ERRORS as e:
         raise UnreadableFileError(path, f"cannot be opened as a cube ({e})", "Check that it is whole.") from e
 
 

@@ -16,7 +16,7 @@ from rasterio.warp import reproject
 from terralapse.errors import BandError, SettingError
 from terralapse.grid._gdal import gdal_env
 from terralapse.grid._stack import merge_codes
-from terralapse.grid.raster import resolution_m
+from terralapse.grid.raster import place, resolution_m
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Source, Window
 from terralapse.labels import SceneMask
 
@@ -125,7 +125,7 @@ def nominal_grid(boxes: Sequence[GeoBox]) -> tuple[GeoBox, list[GeoBox]]:
             spans = moved
             seen = [_shift(b, d) if d and b.crs == crs else b for b, d in zip(boxes, shifts, strict=True)]
     anchor_box = next(b for b in seen if str(b.crs) == wanted)
-    anchor = anchor_box.affine * (0, 0)
+    anchor = anchor_box.affine.c, anchor_box.affine.f
     left, bottom = min(s[0] for s in spans), min(s[1] for s in spans)
     right, top = max(s[2] for s in spans), max(s[3] for s in spans)
     col0 = _floor((left - anchor[0]) / step)
@@ -163,12 +163,15 @@ def _moved(span: tuple[float, float, float, float]) -> tuple[float, float, float
 
 
 def _shift(box: GeoBox, degrees: float) -> GeoBox:
-    return GeoBox(box.shape, Affine.translation(degrees, 0) * box.affine, box.crs)
+    a = box.affine
+    return GeoBox(box.shape, Affine(a.a, a.b, a.c + degrees, a.d, a.e, a.f), box.crs)
 
 
 def _window_grid(box: GeoBox, window: Window, d: int) -> GeoBox:
     """The grid of a window, decimated; the window may lie outside."""
-    affine = box.affine * Affine.translation(window.col, window.row) * Affine.scale(d)
+    a = box.affine
+    x, y = place(a, np.array(window.col), np.array(window.row))
+    affine = Affine(a.a * d, a.b * d, float(x), a.d * d, a.e * d, float(y))
     return GeoBox((math.ceil(window.height / d), math.ceil(window.width / d)), affine, box.crs)
 
 
@@ -213,11 +216,11 @@ def _offset(box: GeoBox, target: GeoBox, d: int) -> tuple[int, int] | None:
     """Where a target grid begins in a member's pixels, when the two differ by whole pixels only."""
     if box.crs != target.crs:
         return None
-    m = ~box.affine * target.affine
-    if max(abs(m.b), abs(m.d)) > 1e-9 or max(abs(m.a - d), abs(m.e - d)) * max(target.shape) > _ALIGNED * d:
-        return None
-    row, col = round(m.f), round(m.c)
-    return (row, col) if max(abs(m.f - row), abs(m.c - col)) <= _ALIGNED * max(d, 1) else None
+    h, w = target.shape
+    x, y = place(~box.affine, *place(target.affine, np.array([0, w, 0]), np.array([0, 0, h])))
+    col, row = round(x[0]), round(y[0])
+    off = np.abs([x - col - np.array([0, w * d, 0]), y - row - np.array([0, 0, h * d])]).max()
+    return (row, col) if off <= _ALIGNED * d else None
 
 
 def _source_window(box: GeoBox, target: GeoBox) -> Window | None:
@@ -225,13 +228,11 @@ def _source_window(box: GeoBox, target: GeoBox) -> Window | None:
     h, w = target.shape
     lines = np.linspace(0, 1, 17)
     x, y = np.meshgrid(lines * w, lines * h)
-    a = target.affine
-    wx, wy = a.a * x + a.b * y + a.c, a.d * x + a.e * y + a.f
+    wx, wy = place(target.affine, x.ravel(), y.ravel())
     if target.crs != box.crs:
         assert target.crs is not None
-        wx, wy = target.crs.transformer_to_crs(box.crs)(wx.ravel(), wy.ravel())  # pyright: ignore[reportArgumentType]
-    b = ~box.affine
-    px, py = b.a * np.ravel(wx) + b.b * np.ravel(wy) + b.c, b.d * np.ravel(wx) + b.e * np.ravel(wy) + b.f
+        wx, wy = target.crs.transformer_to_crs(box.crs)(wx, wy)  # pyright: ignore[reportArgumentType]
+    px, py = place(~box.affine, np.asarray(wx), np.asarray(wy))
     good = np.isfinite(px) & np.isfinite(py)
     if not good.any():
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,24 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod
 from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError
 from rasterio.transform import Affine
-from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window as RioWindow
 
 from terralapse.errors import (
     HostileFileError,
     NoGeoreferenceError,
     SettingError,
+    TerralapseError,
     UnreadableFileError,
     UnsupportedGeoreferenceError,
 )
 from terralapse.grid import _gdal, _remote
-from terralapse.grid._gdal import GcpGrid, Handle, gdal_env
+from terralapse.grid._gdal import Handle, gdal_env
 from terralapse.grid._guess import Guess, Hints, guess, time_of
 from terralapse.grid._safety import check_image, read_text
-from terralapse.grid._stack import BlockMask, Layer, MaskLayer, StackScene, is_nodata
+from terralapse.grid._stack import BlockMask, Layer, MaskLayer, StackScene, is_nodata, read_raw
 from terralapse.grid._tiff import MAX_BLOCK_BYTES, MAX_SAMPLES, TiffLayout
-from terralapse.grid.scene import Note, SceneInfo, Source
+from terralapse.grid.scene import Note, SceneInfo, Source, Window
 from terralapse.labels import SceneMask
 from terralapse.sensors import NAIP, RGB
 
@@ -100,11 +99,14 @@ def open_raster(
         raster = _opened(_remote.file_name(uri), uri, handle, remote.layouts, [], remote.size)
     else:
         checked = check_image(Path(source))
-        path = str(checked.path.resolve())
-        raster = _opened(
-            checked.path.name, uri, Handle(path, checked.driver), checked.layouts, checked.notes, checked.size
-        )
-    _locate(raster, assume_crs, pixel_grid)
+        path = checked.path.resolve()
+        handle = Handle(str(path), checked.driver, stamp=path.stat().st_mtime_ns)
+        raster = _opened(checked.path.name, uri, handle, checked.layouts, checked.notes, checked.size)
+    try:
+        _locate(raster, assume_crs, pixel_grid)
+    except TerralapseError:
+        _gdal.close([raster.handle])  # a file that is refused is not held open
+        raise
     return raster
 
 
@@ -151,13 +153,21 @@ def scene_of(raster: Raster, *, s2_offset: float | None = None) -> StackScene:
             )
             for j, k in enumerate(found.keep)
         ]
+    collar = _has_collar(raster, layers, alpha)
+    if collar:
+        layers = [replace(x, nodata=0.0) for x in layers]
+        text = (
+            "A corner is black in all bands and no nodata value is stated: pixels of zeros count as nodata."
+        )
+        raster.notes.append(Note("warning", "black-collar", text))
     masks, told = _masks(raster, alpha, layers)
     time, where = time_of(f"{Path(raster.uri).parent.name}/{raster.name}", p["tags"])
     if where == "TIFFTAG_DATETIME":
         text = f"The date {time:%Y-%m-%d} is from TIFFTAG_DATETIME, which may be when the file was written."
         raster.notes.append(Note("warning", "date-from-writing", text))
     one_value = {x.nodata for x in layers}
-    all_nodata = layers if found.sensor in (RGB, NAIP) and len(layers) > 1 and one_value != {None} else None
+    display = found.sensor in (RGB, NAIP) or collar
+    all_nodata = layers if display and len(layers) > 1 and one_value != {None} else None
     info = SceneInfo(
         name=Path(raster.name).stem,
         uri=raster.uri,
@@ -187,11 +197,8 @@ def resolution_m(geobox: GeoBox) -> float:
     h, w = geobox.shape
     affine, crs = geobox.affine, geobox.crs
     assert crs is not None
-    corners = [affine * (w / 2 + dx, h / 2 + dy) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))]
-    if crs.geographic:
-        lon, lat = [x for x, _ in corners], [y for _, y in corners]
-    else:
-        lon, lat = crs.transformer_to_crs("EPSG:4326")([x for x, _ in corners], [y for _, y in corners])
+    x, y = place(affine, w / 2 + np.array([0, 1, 1, 0]), h / 2 + np.array([0, 0, 1, 1]))
+    lon, lat = (x, y) if crs.geographic else crs.transformer_to_crs("EPSG:4326")(x, y)
     area, _ = _GEOD.polygon_area_perimeter(list(lon), list(lat))
     return math.sqrt(abs(area)) if math.isfinite(area) and area else float("nan")
 
@@ -210,8 +217,8 @@ def sample(layers: Sequence[Layer], blocks: int = 3) -> np.ndarray:
                 col = int((ds.width - side_x) * (k + 0.5) / blocks)
                 try:
                     stored = ds.read(x.index, window=RioWindow(col, row, side_x, side_y))  # pyright: ignore[reportCallIssue]
-                except RasterioError as e:
-                    raise _gdal.read_error(x.handle.path, e, f"band {x.index}") from e  # pyright: ignore[reportArgumentType]
+                except _gdal.GDAL_ERRORS as e:
+                    raise _gdal.read_error(x.handle.path, e, f"band {x.index}") from e
                 parts.append(np.where(is_nodata(stored, x.nodata), np.nan, stored.astype(np.float64)).ravel())
             out.append(np.concatenate(parts))
     return np.stack(out)
@@ -231,6 +238,11 @@ def to_crs(text: str) -> CRS:
         ) from e
 
 
+def place(affine: Affine, col: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World coordinates of pixel coordinates (corners are whole numbers)."""
+    return affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
+
+
 def geobox_of(width: int, height: int, transform: Affine, crs: CRS | str) -> GeoBox:
     """A grid from a rasterio transform; axis order is always x (longitude), y (latitude)."""
     return GeoBox((height, width), transform, crs)
@@ -242,57 +254,64 @@ def _opened(
     """Reads the header through GDAL into a plain dictionary."""
     with gdal_env(remote=handle.remote):
         ds = _gdal.dataset(handle)
-        if ds.count == 0:
-            hint = "Give one of its rasters."
-            raise UnreadableFileError(name, "has no bands of its own", hint)
-        if ds.count > MAX_SAMPLES or ds.width * ds.height > MAX_PIXELS:
-            fault = f"declares {ds.width} x {ds.height} pixels and {ds.count} bands"
-            raise HostileFileError(name, fault, "Check where the file comes from.")
-        for dtype in ds.dtypes:
-            if "complex" in dtype:
-                hint = "Make intensity or amplitude of it first (for SAR: calibrate and detect)."
-                raise UnreadableFileError(name, f"holds complex numbers ({dtype})", hint)
-        rows, cols = ds.block_shapes[0]
-        if rows * cols * np.dtype(ds.dtypes[0]).itemsize > MAX_BLOCK_BYTES:
-            raise HostileFileError(
-                name, f"is stored in blocks of {cols} x {rows} pixels", "Rewrite it as tiles."
-            )
-        gcps, gcp_crs = ds.gcps
-        palette = None
-        if ds.colorinterp[0] is ColorInterp.palette and ds.dtypes[0] == "uint8":
-            palette = ds.colormap(1)
-        profile = {
-            "dtypes": ds.dtypes,
-            "count": ds.count,
-            "descriptions": ds.descriptions,
-            "colours": tuple(c.name for c in ds.colorinterp),
-            "scales": ds.scales,
-            "offsets": ds.offsets,
-            "units": ds.units,
-            "nodata": ds.nodatavals,
-            "masks": ds.mask_flag_enums,
-            "tags": {**ds.tags(ns="IMAGERY"), **ds.tags()},
-            "structure": ds.tags(ns="IMAGE_STRUCTURE"),
-            "overviews": tuple(ds.overviews(1)),
-            "block": (rows, cols),
-            "gcps": gcps,
-            "gcp_crs": gcp_crs,
-            "rpcs": ds.rpcs is not None,
-            "crs": ds.crs,
-            "transform": ds.transform,
-            "width": ds.width,
-            "height": ds.height,
-            "palette": palette,
-        }
-    placeholder = geobox_of(ds.width, ds.height, Affine.identity(), LOCAL_GRID)
+        try:
+            profile = _header(name, ds)
+        except _gdal.GDAL_ERRORS as e:
+            raise _gdal.open_error(handle.path, e) from e
+    placeholder = geobox_of(profile["width"], profile["height"], Affine.identity(), LOCAL_GRID)
     return Raster(name, uri, handle, profile, layouts, placeholder, list(notes), size)
+
+
+def _header(name: str, ds: Any) -> dict[str, Any]:
+    if ds.count == 0:
+        hint = "Give one of its rasters."
+        raise UnreadableFileError(name, "has no bands of its own", hint)
+    if ds.count > MAX_SAMPLES or ds.width * ds.height > MAX_PIXELS:
+        fault = f"declares {ds.width} x {ds.height} pixels and {ds.count} bands"
+        raise HostileFileError(name, fault, "Check where the file comes from.")
+    for dtype in ds.dtypes:
+        if "complex" in dtype:
+            hint = "Make intensity or amplitude of it first (for SAR: calibrate and detect)."
+            raise UnreadableFileError(name, f"holds complex numbers ({dtype})", hint)
+    rows, cols = ds.block_shapes[0]
+    if rows * cols * np.dtype(ds.dtypes[0]).itemsize > MAX_BLOCK_BYTES:
+        raise HostileFileError(name, f"is stored in blocks of {cols} x {rows} pixels", "Rewrite it as tiles.")
+    gcps, gcp_crs = ds.gcps
+    palette = None
+    if ds.colorinterp[0] is ColorInterp.palette and ds.dtypes[0] == "uint8":
+        # GDAL gives black and white to files of one bit, whose zeros and ones are the data.
+        palette = ds.colormap(1) if ds.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") != "1" else None
+    return {
+        "dtypes": ds.dtypes,
+        "count": ds.count,
+        "descriptions": ds.descriptions,
+        "colours": tuple(c.name for c in ds.colorinterp),
+        "scales": ds.scales,
+        "offsets": ds.offsets,
+        "units": ds.units,
+        "nodata": ds.nodatavals,
+        "masks": ds.mask_flag_enums,
+        "tags": {**ds.tags(ns="IMAGERY"), **ds.tags()},
+        "structure": ds.tags(ns="IMAGE_STRUCTURE"),
+        "overviews": tuple(ds.overviews(1)),
+        "block": (rows, cols),
+        "gcps": gcps,
+        "gcp_crs": gcp_crs,
+        "rpcs": ds.rpcs is not None,
+        "crs": ds.crs,
+        "transform": ds.transform,
+        "width": ds.width,
+        "height": ds.height,
+        "palette": palette,
+    }
 
 
 def _locate(raster: Raster, assume_crs: str | None, pixel_grid: bool) -> None:
     """Finds the grid of a raster and sets `raster.geobox`."""
     p = raster.profile
     width, height, transform = p["width"], p["height"], p["transform"]
-    placed = transform not in (Affine.identity(), Affine.scale(1, -1))
+    # GDAL gives the identity to an image without a position; a world of 1 m pixels at (0, 0) states a CRS.
+    placed = transform != Affine.identity() and (p["crs"] is not None or transform != Affine.scale(1, -1))
     if not placed and p["gcps"]:
         _locate_gcps(raster, assume_crs)
         return
@@ -302,7 +321,7 @@ def _locate(raster: Raster, assume_crs: str | None, pixel_grid: bool) -> None:
             "is in sensor geometry with rational polynomials (RPC)",
             "Orthorectify it with a terrain model first (gdalwarp -rpc -to RPC_DEM=dem.tif).",
         )
-    crs = CRS.from_wkt(p["crs"].to_wkt()) if p["crs"] else _prj_beside(raster)
+    crs = _stated_crs(raster.name, p["crs"]) if p["crs"] else _prj_beside(raster)
     if placed and crs is None and assume_crs is not None:
         crs = to_crs(assume_crs)
         raster.notes.append(
@@ -339,27 +358,32 @@ def _locate_gcps(raster: Raster, assume_crs: str | None) -> None:
     if p["gcp_crs"] is None and assume_crs is None:
         hint = "Name it (--assume-crs EPSG:4326)."
         raise NoGeoreferenceError(raster.name, "has ground control points and no CRS for them", hint)
-    crs = CRS.from_wkt(p["gcp_crs"].to_wkt()) if p["gcp_crs"] else to_crs(assume_crs or "")
-    wkt = crs.to_wkt()
+    crs = _stated_crs(raster.name, p["gcp_crs"]) if p["gcp_crs"] else to_crs(assume_crs or "")
+    raster.handle = replace(raster.handle, gcps=crs.to_wkt())
     try:
         with gdal_env():
-            transform, width, height = calculate_default_transform(
-                wkt, wkt, p["width"], p["height"], gcps=p["gcps"]
-            )
-    except RasterioError as e:
+            warped = _gdal.dataset(raster.handle)
+            transform, width, height = warped.transform, warped.width, warped.height
+    except UnreadableFileError as e:
         hint = "Warp it to a map projection first."
-        raise UnsupportedGeoreferenceError(
-            raster.name, f"has unusable ground control points ({e})", hint
-        ) from e
-    assert width is not None
-    assert height is not None
-    t = transform
-    grid = GcpGrid(wkt, (t.a, t.b, t.c, t.d, t.e, t.f), width, height)
-    raster.handle = Handle(raster.handle.path, raster.handle.driver, None, grid)
+        fault = f"has unusable ground control points ({e.fault})"
+        raise UnsupportedGeoreferenceError(raster.name, fault, hint) from e
     raster.profile = {**p, "overviews": (), "warped": True}
     raster.geobox = geobox_of(width, height, transform, crs)
     text = f"{len(p['gcps'])} control points place it; it is read through a bilinear warp to a north-up grid."
     raster.notes.append(Note("warning", "gcp-warp", text))
+
+
+def _stated_crs(name: str, stated: Any) -> CRS:
+    """A file's own CRS, when it is one that has a place on Earth."""
+    hint = "Write a known CRS into the file."
+    try:
+        crs = CRS.from_wkt(stated.to_wkt())
+    except CRSError as e:
+        raise NoGeoreferenceError(name, f"has a CRS that PROJ does not know ({e})", hint) from e
+    if crs.is_engineering:
+        raise NoGeoreferenceError(name, f"has a local CRS ({crs.name}) that has no place on Earth", hint)
+    return crs
 
 
 def _check_affine(name: str, t: Affine) -> None:
@@ -441,6 +465,20 @@ def _nodata(stated: float | None, found: Guess) -> float | None:
     if stated is None and found.unit == found.sensor.unit and found.sensor.nodata is not None:
         return found.sensor.nodata
     return stated
+
+
+def _has_collar(raster: Raster, layers: Sequence[Layer], alpha: int | None) -> bool:
+    """Whether a corner of an 8-bit colour image is black without saying so, as in NAIP quarter quads."""
+    p = raster.profile
+    said = alpha is not None or p["palette"] or any(x.nodata is not None for x in layers)
+    masked = MaskFlags.per_dataset in p["masks"][0] or not p["masks"][0]
+    if said or masked or len(layers) < 3 or p["dtypes"][0] != "uint8":
+        return False
+    height, width = p["height"], p["width"]
+    side = min(16, height, width)
+    indexes = [x.index for x in layers]
+    corners = [Window(r, c, side, side) for r in (0, height - side) for c in (0, width - side)]
+    return any(not read_raw(raster.handle, indexes, w).any() for w in corners)
 
 
 def _palette(raster: Raster) -> Guess:

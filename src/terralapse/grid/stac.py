@@ -22,10 +22,10 @@ from terralapse.errors import BandError, HostileFileError, UnreadableFileError
 from terralapse.grid import _remote
 from terralapse.grid._guess import dark_verdict, parse_time
 from terralapse.grid._safety import read_text
-from terralapse.grid._stack import Layer, MaskLayer, StackScene
+from terralapse.grid._stack import Layer, MaskLayer, StackScene, is_nodata, read_raw
 from terralapse.grid.landsat import qa_codes
-from terralapse.grid.raster import Raster, open_raster, sample, scene_of
-from terralapse.grid.scene import Note, SceneInfo, Source
+from terralapse.grid.raster import Raster, open_raster, scene_of
+from terralapse.grid.scene import Note, SceneInfo, Source, Window
 from terralapse.grid.sentinel2 import CLOUD_MARGIN_M, replication, scl_codes
 from terralapse.sensors import (
     LANDSAT_OLI,
@@ -40,6 +40,7 @@ from terralapse.sensors import (
 )
 
 _NOT_DATA = {"thumbnail", "overview", "visual", "metadata", "index", "cloud", "cloud-optimized-preview"}
+_DARK_BANDS = ("swir22", "swir16", "nir", "nir08")  # water is darkest in these
 _IMAGE_TYPES = ("image/tiff", "image/jp2", "image/x.geotiff", "image/vnd.stac.geotiff")
 _IMAGE_NAMES = (".tif", ".tiff", ".jp2")
 
@@ -118,7 +119,9 @@ def open_item(source: str | Path, *, s2_offset: float | None = None) -> StackSce
         )
     masks, told = _masks(item, uri, sensor, finest)
     if sensor is SENTINEL2:
-        layers, note = _decide_offset(layers, rows, masks, properties, s2_offset)
+        layers, note = _decide_offset(
+            layers, rows, masks, (finest.geobox.shape.y, finest.geobox.shape.x), properties, s2_offset
+        )
         notes.append(note)
     bands = tuple(_band(sensor, r) for r in rows)
     coarser = [b.name for b, x in zip(bands, layers, strict=True) if x.factor > 1]
@@ -284,6 +287,7 @@ def _decide_offset(
     layers: list[Layer],
     rows: list[_AssetBand],
     masks: list[MaskLayer],
+    shape: tuple[int, int],
     properties: dict[str, Any],
     given: float | None,
 ) -> tuple[list[Layer], Note]:
@@ -307,7 +311,7 @@ def _decide_offset(
         rule, why = 0.0, f"processing baseline {'not stated' if baseline is None else f'{baseline:05.2f}'}"
     if flag is not True and rule == 0 and (baseline is None or baseline < 4):
         return [replace(x, offset=0.0) for x in layers], Note("info", "s2-offset", f"No offset ({why}).")
-    verdict, dark = dark_verdict(_dark_sample(layers, rows))
+    verdict, dark = _verdict(layers, rows, masks, shape)
     seen = {"applied": 0.0, "raw": -0.1}.get(verdict, rule)
     shown = f"the darkest pixels are {dark:.0f}"
     if (seen == 0) != (rule == 0):
@@ -320,15 +324,46 @@ def _decide_offset(
     return [replace(x, offset=rule) for x in layers], Note("info", "s2-offset", text)
 
 
-def _dark_sample(layers: list[Layer], rows: list[_AssetBand]) -> np.ndarray:
-    """Stored values of the bands in which water and shadow are darkest, as far as they are there."""
-    dark = ("swir22", "swir16", "nir", "nir08", "red")
-    picked = [x for x, r in zip(layers, rows, strict=True) if r.name in dark] or list(layers)
-    values = [sample([x], blocks=8) for x in picked]
-    length = max(v.shape[1] for v in values)
-    return np.concatenate(
-        [np.pad(v, ((0, 0), (0, length - v.shape[1])), constant_values=np.nan) for v in values]
-    )
+def _verdict(
+    layers: list[Layer], rows: list[_AssetBand], masks: list[MaskLayer], shape: tuple[int, int]
+) -> tuple[str, float]:
+    """What the darkest pixels say: `applied`, `raw` or `unclear`, with their first percentile.
+
+    That the offset is still in can only be seen over water and shadow (SCL 2, 3, 6): desert, snow and cloud
+    are bright without it. That it was taken off shows wherever a pixel is dark. Looked at are 16 squares of
+    256 pixels along both diagonals.
+    """
+    picked = [x for x, r in zip(layers, rows, strict=True) if r.name in _DARK_BANDS] or layers
+    every: list[list[np.ndarray]] = [[] for _ in picked]
+    dark: list[list[np.ndarray]] = [[] for _ in picked]
+    for window in _squares(shape):
+        known = bool(masks)
+        scl = read_raw(masks[0].handle, [1], window, masks[0].factor)[0] if known else None
+        for k, x in enumerate(picked):
+            stored = read_raw(x.handle, [x.index], window, x.factor)[0]
+            good = ~is_nodata(stored, x.nodata)
+            every[k].append(stored[good].astype(np.float64))
+            if scl is not None:
+                dark[k].append(stored[good & np.isin(scl, (2, 3, 6))].astype(np.float64))
+    found = [dark_verdict(np.concatenate(v)) for v in every]
+    lowest = min(found, key=lambda f: f[1] if f[1] == f[1] else np.inf)
+    if lowest[0] == "applied":
+        return lowest
+    shaded = [dark_verdict(v) for v in map(np.concatenate, dark) if v.size >= 100] if masks else []
+    if shaded:
+        return min(shaded, key=lambda f: f[1])
+    return "unclear", lowest[1]
+
+
+def _squares(shape: tuple[int, int], count: int = 8, side: int = 256) -> list[Window]:
+    height, width = min(side, shape[0]), min(side, shape[1])
+    out = []
+    for k in range(count):
+        share = (k + 0.5) / count
+        row = int((shape[0] - height) * share)
+        for across in (share, 1 - share):
+            out.append(Window(row, int((shape[1] - width) * across), height, width))
+    return list(dict.fromkeys(out))
 
 
 def _baseline(properties: dict[str, Any]) -> float | None:
