@@ -73,10 +73,16 @@ def change(
     ] = None,
     date_before: Annotated[str | None, typer.Option(help="Date of the earlier image (YYYY-MM-DD).")] = None,
     date_after: Annotated[str | None, typer.Option(help="Date of the later image (YYYY-MM-DD).")] = None,
-    crs: Annotated[str | None, typer.Option(help="CRS of files that state none, e.g. EPSG:32633.")] = None,
+    assume_crs: Annotated[
+        str | None, typer.Option(help="CRS of files that state none, e.g. EPSG:32633.")
+    ] = None,
     no_crs: Annotated[
         bool, typer.Option("--no-crs", help="Compare images without georeference pixel by pixel.")
     ] = False,
+    s2_offset: Annotated[
+        float | None,
+        typer.Option(help="Offset of Sentinel-2 in reflectance (0 or -0.1), over what its metadata say."),
+    ] = None,
     tile: Annotated[int | None, typer.Option(help="Side of a tile in pixels.")] = None,
     batch: Annotated[int | None, typer.Option(help="Tiles in one pass of the network.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
@@ -115,8 +121,9 @@ def change(
             min_area=min_area,
             date_before=date_before,
             date_after=date_after,
-            assume_crs=crs,
+            assume_crs=assume_crs,
             pixel_grid=no_crs,
+            s2_offset=s2_offset,
             tile=tile,
             batch=batch,
             threads=threads,
@@ -148,7 +155,7 @@ def demo(
 @app.command()
 def inspect(
     files: Annotated[list[str], typer.Argument(help="Anything that `terralapse change` takes.")],
-    crs: Annotated[str | None, typer.Option(help="CRS of files that state none.")] = None,
+    assume_crs: Annotated[str | None, typer.Option(help="CRS of files that state none.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a file is: sensor, bands, grid, nodata, date, and what is wrong with it."""
@@ -160,7 +167,7 @@ def inspect(
     failures: list[TerralapseError] = []
     for file in files:
         try:
-            record = look(file, assume_crs=crs).as_dict()
+            record = look(file, assume_crs=assume_crs).as_dict()
         except TerralapseError as error:
             failures.append(error)
             continue

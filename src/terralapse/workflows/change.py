@@ -44,6 +44,7 @@ class ChangeSettings:
         date_before, date_after: which date of a cube to take; also sets the date of a file without one.
         assume_crs: the CRS of files that do not state one.
         pixel_grid: compare images without any georeference by their pixels.
+        s2_offset: the offset of Sentinel-2 in reflectance (0 or -0.1), over what metadata and pixels say.
         tile, batch, threads: how the scene is cut and computed; they do not change the result.
         device: `auto`, `cpu`, `cuda`, `mps`.
         precision: `auto`, `fp32`, `bf16`.
@@ -63,6 +64,7 @@ class ChangeSettings:
     date_after: str | None = None
     assume_crs: str | None = None
     pixel_grid: bool = False
+    s2_offset: float | None = None
     tile: int | None = None
     batch: int | None = None
     threads: int | None = None
