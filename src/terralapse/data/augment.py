@@ -25,14 +25,17 @@ class Geometry:
     """Ranges of the geometric augmentation.
 
     `zoom` is the range of magnification (above one: finer pixels); `shift` the largest misregistration in
-    pixels, `turn` that in degrees; `free_turn` the share of samples that are rotated by any angle.
+    pixels, `turn` that in degrees, both drawn for half of the samples. A share `native` of the samples keeps
+    the pixels as they are, only flipped and turned by right angles: interpolation blurs, and what the network
+    will see is not blurred. Of the others a share `free_turn` is rotated by any angle.
     """
 
     size: int
     zoom: tuple[float, float] = (0.75, 1.5)
     shift: float = 2.0
     turn: float = 1.0
-    free_turn: float = 0.3
+    native: float = 0.5
+    free_turn: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,28 +49,27 @@ class Radiometry:
 
 
 def warp(pair: Pair, centre: tuple[float, float], geometry: Geometry, rng: Rng) -> tuple[Tensor, Tensor]:
-    """A square crop around `centre` (row, column), zoomed, turned and flipped.
+    """A square crop around `centre` (row, column, from the corner of the pair), zoomed, turned and flipped.
 
     Returns float32 [2, C, size, size] and the label, uint8 [size, size]. Beyond the edge of the pair the
     image is mirrored and the label is IGNORE.
     """
     size = geometry.size
     height, width = pair.label.shape
-    zoom = math.exp(rng.uniform(math.log(geometry.zoom[0]), math.log(geometry.zoom[1])))
-    angle = math.pi / 2 * int(rng.integers(4))
-    if rng.random() < geometry.free_turn:
-        angle = rng.uniform(0, 2 * math.pi)
+    zoom, angle = 1.0, math.pi / 2 * int(rng.integers(4))
+    if rng.random() >= geometry.native:
+        zoom = math.exp(rng.uniform(math.log(geometry.zoom[0]), math.log(geometry.zoom[1])))
+        if rng.random() < geometry.free_turn:
+            angle = rng.uniform(0, 2 * math.pi)
     flip = 1.0 if rng.random() < 0.5 else -1.0
-    linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / zoom
-    linear = linear @ np.diag([flip, 1.0])
-    grids = []
-    for _ in range(2):
-        turn = math.radians(rng.normal(0, geometry.turn / 2)) * (len(grids) == 1)
-        jitter = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-        offset = np.array([centre[1], centre[0]], dtype=np.float64)
-        if len(grids) == 1:
-            offset = offset + rng.uniform(-geometry.shift, geometry.shift, 2) * rng.random()
-        grids.append(_grid(size, linear @ jitter, offset, height, width))
+    linear = _rotation(angle) @ np.diag([flip, 1.0]) / zoom
+    # Whole pixels from the corner: an even crop then falls on the pixels themselves.
+    offset = np.round([centre[1], centre[0]]) - 0.5
+    grids = [_grid(size, linear, offset, height, width)] * 2
+    if rng.random() < 0.5:
+        turn = math.radians(rng.uniform(-geometry.turn, geometry.turn))
+        moved_offset = offset + rng.uniform(-geometry.shift, geometry.shift, 2) / math.sqrt(2)
+        grids[1] = _grid(size, linear @ _rotation(turn), moved_offset, height, width)
     images = torch.from_numpy(pair.images).float()
     moved = F.grid_sample(
         images, torch.stack(grids), mode="bilinear", padding_mode="reflection", align_corners=False
@@ -77,6 +79,10 @@ def warp(pair: Pair, centre: tuple[float, float], geometry: Geometry, rng: Rng) 
         label - IGNORE, grids[0][None], mode="nearest", padding_mode="zeros", align_corners=False
     )
     return moved, (inside[0, 0] + IGNORE).to(torch.uint8)
+
+
+def _rotation(angle: float) -> np.ndarray:
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
 def _grid(size: int, linear: np.ndarray, offset: np.ndarray, height: int, width: int) -> Tensor:

@@ -35,7 +35,8 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     `shares` names the kinds and their shares: `real`, `unrelated`, `remove`, `destroy`, `revisit`.
     `on_change` is the share of real samples centred on a changed pixel; `paste` the chance that changed
-    objects of another pair are pasted into a real or unchanged one.
+    objects of another pair are pasted into a real or unchanged one; `untouched` the share of real samples
+    that keep their colours, so that the statistics of real images stay among those that are learned.
     """
 
     pools: Pools
@@ -48,7 +49,8 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     shift: float = 2.0
     strength: tuple[float, float] = (0.2, 0.9)
     jpeg: float = 0.3
-    blur: float = 0.5
+    blur: float = 0.4
+    untouched: float = 0.4
     _changed: list[int] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pair, zoom = getattr(self, f"_{kind}")(rng)
         geometry = Geometry(self.size, zoom, self.shift)
         images, label = warp(pair, self._centre(pair, rng), geometry, rng)
+        if kind == "real" and rng.random() < self.untouched:
+            return images, label
         radiometry = Radiometry(float(rng.uniform(*self.strength)), self.jpeg, self.blur)
         return recolour(images, radiometry, rng), label
 

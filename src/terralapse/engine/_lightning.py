@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -43,6 +42,18 @@ class EpochSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.samples
+
+
+class KeepLast(L.Callback):
+    """Writes what a run needs to go on after every epoch; a kill while it writes leaves the one before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        part.replace(self.path)
 
 
 class ChangeTraining(L.LightningModule):
@@ -164,7 +175,8 @@ def run(
         max_epochs=recipe.epochs,
         precision=recipe.precision,  # pyright: ignore[reportArgumentType]
         gradient_clip_val=1.0,
-        callbacks=[ModelCheckpoint(out, save_last=True, save_top_k=0)],
+        enable_checkpointing=False,
+        callbacks=[KeepLast(out / "last.ckpt")],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

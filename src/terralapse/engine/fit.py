@@ -69,10 +69,11 @@ class Recipe:
     zoom_low: float = 0.75
     zoom_high: float = 1.5
     shift: float = 2.0
-    strength_low: float = 0.2
+    strength_low: float = 0.1
     strength_high: float = 0.9
-    blur: float = 0.5
+    blur: float = 0.4
     jpeg: float = 0.3
+    untouched: float = 0.4
     precision: str = "bf16-mixed"
     threads: int = 1
 
@@ -142,6 +143,7 @@ def training_data(
         (recipe.strength_low, recipe.strength_high),
         recipe.jpeg,
         recipe.blur,
+        recipe.untouched,
     )
     tiles = MshsBcd(root / "cd_mshs_bcd", "val", recipe.sensor)
     val = [(torch.from_numpy(t.images).float(), torch.from_numpy(t.label)) for t in tiles]

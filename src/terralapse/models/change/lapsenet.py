@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.cards import Card, Inputs, Licences, Normalisation, Status, Stretch, Task
+from terralapse.cards import Card, Inputs, Licences, Normalisation, Status, Stretch, Task, Weights
 from terralapse.errors import ModelInputError, NoValidDataError
 from terralapse.grid.pair import PairSample
 from terralapse.layers.mbconv import ConvBN, InvertedResidual
@@ -27,6 +27,9 @@ from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeDetector, ChangeOutput
 
+DATA_LICENCE = (
+    "MS-HS-BCD: no licence stated, public research data of Gaofen-1 and modified Copernicus Sentinel data"
+)
 RGB = Card(
     slug="lapsenet/rgb",
     title="LapseNet for RGB images of 0.3 to 3 m",
@@ -42,7 +45,22 @@ RGB = Card(
         normalisation=Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     ),
     classes="binary-change",
-    licences=Licences(code="Apache-2.0"),
+    licences=Licences(
+        code="Apache-2.0",
+        weights="Apache-2.0, encoder started from EfficientNet-Lite0 (Apache-2.0, trained on ImageNet)",
+        data=DATA_LICENCE,
+    ),
+    weights=(
+        Weights(
+            "lapsenet-rgb.safetensors",
+            sha256="daf1150cd5f1f9cdd093d2e855212cbd583e43618c7ef7ccd35b45f3cda8f5c4",
+            licence="Apache-2.0",
+        ),
+    ),
+    parameters=543_972,
+    temperature=0.763,
+    threshold=0.12,
+    default_rank=10,
 )
 S2 = Card(
     slug="lapsenet/s2",
@@ -62,7 +80,22 @@ S2 = Card(
         ),
     ),
     classes="binary-change",
-    licences=Licences(code="Apache-2.0"),
+    licences=Licences(
+        code="Apache-2.0",
+        weights="Apache-2.0, encoder started from EfficientNet-Lite0 (Apache-2.0, trained on ImageNet)",
+        data=DATA_LICENCE,
+    ),
+    weights=(
+        Weights(
+            "lapsenet-s2.safetensors",
+            sha256="0acdf02dbd3d1d135312aec9b9d8adb99720a3a05fa056daff4748b3968666bd",
+            licence="Apache-2.0",
+        ),
+    ),
+    parameters=544_161,
+    temperature=1.065,
+    threshold=0.2,
+    default_rank=10,
 )
 
 
@@ -70,7 +103,7 @@ class LapseNet(nn.Module):
     """The network. `zoom` 2 magnifies the input first: at 10 m a house is a pixel, and the first convolution
     already halves the resolution. Sides must be multiples of 8 (of 4 when `zoom` is 2)."""
 
-    def __init__(self, bands: int, zoom: int = 1, widths: tuple[int, int, int] = (32, 64, 96)) -> None:
+    def __init__(self, bands: int, zoom: int = 1, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
         super().__init__()
         w2, w4, w8 = widths
         self.zoom = zoom
@@ -83,7 +116,7 @@ class LapseNet(nn.Module):
         self.fuse2 = SymmetricFusion(16, w2)
         self.fuse4 = SymmetricFusion(24, w4)
         self.fuse8 = SymmetricFusion(80, w8)
-        self.refine8 = ConvBN(w8, w8, 3)
+        self.refine8 = nn.Sequential(ConvBN(w8, 2 * w8, 3), ConvBN(2 * w8, w8))
         self.narrow8 = ConvBN(w8, w4)
         self.refine4 = ConvBN(2 * w4, w4, 3)
         self.narrow4 = ConvBN(w4, w2)
@@ -102,7 +135,7 @@ class LapseNet(nn.Module):
         e4 = self.stage4(e2)  # [2B, 24, H/4, W/4]
         e8 = self.stage8(e4)  # [2B, 80, H/8, W/8]
         # The dates meet at each stride; the decoder has one map a pair.
-        d8 = self.refine8(self.fuse8(e8))  # [B, 96, H/8, W/8]
+        d8 = self.refine8(self.fuse8(e8))  # [B, 128, H/8, W/8]
         d4 = torch.cat([F.interpolate(self.narrow8(d8), scale_factor=2.0), self.fuse4(e4)], dim=1)
         d4 = self.refine4(d4)  # [B, 64, H/4, W/4]
         d2 = torch.cat([F.interpolate(self.narrow4(d4), scale_factor=2.0), self.fuse2(e2)], dim=1)
