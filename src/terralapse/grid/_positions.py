@@ -33,6 +33,18 @@ def apply(a: Affine, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return a.a * x + a.b * y + a.c, a.d * x + a.e * y + a.f
 
 
+def compose(a: Affine, b: Affine) -> Affine:
+    """The affine that applies `b` and then `a`; written out because affine 2 and 3 spell it differently."""
+    return Affine(
+        a.a * b.a + a.b * b.d,
+        a.a * b.b + a.b * b.e,
+        a.a * b.c + a.b * b.f + a.c,
+        a.d * b.a + a.e * b.d,
+        a.d * b.b + a.e * b.e,
+        a.d * b.c + a.e * b.f + a.f,
+    )
+
+
 def linear(a: Affine) -> Affine:
     """An affine without its translation."""
     return Affine(a.a, a.b, 0.0, a.d, a.e, 0.0)
@@ -75,7 +87,9 @@ class Target:
     def crop(self, row: int, col: int, height: int, width: int) -> Target:
         """A window of this grid, as a grid."""
         move = Affine.translation(col, row)
-        return Target(self.affine * move, self.crs, (height, width), self.field, self.to_field * move)
+        return Target(
+            compose(self.affine, move), self.crs, (height, width), self.field, compose(self.to_field, move)
+        )
 
 
 class Mapping:
@@ -104,7 +118,7 @@ class Mapping:
             lon, _ = self.target.world(np.array([0, w, 0, w]), np.array([0, 0, h, h]))
             if lon.min() < self._turn_from or lon.max() > self._turn_from + 360:
                 return None
-        return self._to_pixel * self.target.affine
+        return compose(self._to_pixel, self.target.affine)
 
     def exact(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Source pixel coordinates of target pixel coordinates; not finite where there are none."""

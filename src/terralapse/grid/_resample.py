@@ -238,20 +238,21 @@ def _mend(
     rows, cols, wy, wx = at[where].taps()
     flat_mask, width = mask.reshape(-1), mask.shape[1]
     total = np.zeros((len(flat), len(where[0])))
-    usable, known = np.zeros(len(where[0])), np.zeros(len(where[0]))
+    usable, known, scale = (np.zeros(len(where[0])) for _ in range(3))
     masked = {c: np.zeros(len(where[0])) for c in reasons}
     for row, weight_y in zip(rows, wy, strict=True):
         for col, weight_x in zip(cols, wx, strict=True):
             k, weight = row * width + col, weight_y * weight_x
             why = flat_mask.take(k)
             good = why == _VALID
-            usable += np.where(good, weight, 0)
-            known += np.where(why != _OUTSIDE, weight, 0)
+            scale += np.where(good, weight, 0)
+            usable += np.where(good, np.abs(weight), 0)
+            known += np.where(why != _OUTSIDE, np.abs(weight), 0)
             total += np.where(good, flat.take(k, axis=1), 0) * weight
             for c, share in masked.items():
                 share += np.where(why == c, np.abs(weight), 0)
-    whole = (usable > _WHOLE * known) & (known > 0)
-    values[:, where[0], where[1]] = np.where(whole, total / np.where(whole, usable, 1), np.nan)
+    whole = (usable > _WHOLE * known) & (scale > 0)
+    values[:, where[0], where[1]] = np.where(whole, total / np.where(whole, scale, 1), np.nan)
     kinds = np.array([*masked, int(SceneMask.NODATA)], np.uint8)
     shares = np.stack([*masked.values(), np.full(len(whole), 1e-12)])
     code[where] = np.where(whole, _VALID, kinds[shares.argmax(axis=0)])

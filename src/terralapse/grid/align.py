@@ -12,7 +12,7 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from terralapse.grid._positions import Target
+from terralapse.grid._positions import Target, compose
 from terralapse.grid._shiftmodel import Correction
 from terralapse.grid.aoi import Area
 from terralapse.grid.common import GridChoice, choose_grid, ground_size
@@ -165,7 +165,7 @@ class AlignedPair(Pair):
         shape = (-(-height // step), -(-width // step))
         names = None if bands is None else (self._named(0, bands), self._named(1, bands))
         block = self._block(Affine.scale(step), shape, names)
-        return block, GeoBox(shape, self.geobox.affine * Affine.scale(step), self.geobox.crs)
+        return block, GeoBox(shape, compose(self.geobox.affine, Affine.scale(step)), self.geobox.crs)
 
     def _named(self, date: int, bands: Sequence[str]) -> list[str]:
         """Scene names of bands given by their name in the pair or in the scene."""
@@ -187,7 +187,7 @@ class AlignedPair(Pair):
         both = np.minimum(*[np.where(c == Reason.VALID, 255, c) for c in codes])
         self._mark_misregistered(both, to_grid)
         if self._area is not None:
-            outside = self._area.outside(self.geobox.affine * to_grid, self.geobox.crs, shape)
+            outside = self._area.outside(compose(self.geobox.affine, to_grid), self.geobox.crs, shape)
             both[outside] = Reason.OUTSIDE_AOI
         both[both == 255] = Reason.VALID
         return PairBlock(np.stack([dates[0].data, dates[1].data]), both.astype(np.uint8))
@@ -204,9 +204,9 @@ class AlignedPair(Pair):
         scene = self._scenes[date]
         names = (self._match.before, self._match.after)[date] if names is None else names
         move = correction or self._correction
-        affine, shifted = self.geobox.affine * to_grid, None
+        affine, shifted = compose(self.geobox.affine, to_grid), None
         if date == self._moved:
-            affine, shifted = self.geobox.affine * move.affine * to_grid, move.field
+            affine, shifted = compose(self.geobox.affine, compose(move.affine, to_grid)), move.field
         block = warp(scene, Target(affine, self.geobox.crs, shape, shifted, to_grid), names)
         if self.unit is Unit.DB and scene.info.unit is Unit.POWER:
             with np.errstate(invalid="ignore", divide="ignore"):

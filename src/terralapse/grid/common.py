@@ -21,7 +21,7 @@ from terralapse.errors import (
     SettingError,
     UnreadableFileError,
 )
-from terralapse.grid._positions import apply
+from terralapse.grid._positions import apply, compose
 from terralapse.grid.aoi import Area
 from terralapse.grid.footprint import WGS84, bounds_text, lonlat_text, overlap, to_lonlat
 from terralapse.grid.scene import Scene
@@ -253,4 +253,6 @@ def _cut(lattice: GeoBox, footprint: BaseGeometry) -> GeoBox | None:
     row0, row1 = ceil(rows.min() - 0.5 - tiny), floor(rows.max() - 0.5 + tiny) + 1
     if col1 <= col0 or row1 <= row0:
         return None
-    return GeoBox((row1 - row0, col1 - col0), lattice.affine * Affine.translation(col0, row0), lattice.crs)
+    return GeoBox(
+        (row1 - row0, col1 - col0), compose(lattice.affine, Affine.translation(col0, row0)), lattice.crs
+    )

@@ -31,7 +31,12 @@ def overlap(before: Scene, after: Scene, crs: CRS | None) -> BaseGeometry:
         return shapely.intersection(_native(before), _native(after))
     one, two = lonlat_footprint(before), lonlat_footprint(after)
     turns = [shapely.intersection(one, translate(two, xoff=turn)) for turn in (-360, 0, 360)]
-    return from_lonlat(shapely.union_all([t for t in turns if t.area > 0]), crs)
+    shared = from_lonlat(shapely.union_all([t for t in turns if t.area > 0]), crs)
+    for scene in (before, after):  # no wider than what is known exactly
+        own = scene.info.geobox.crs
+        if own is not None and own == crs and own.projected:
+            shared = shapely.intersection(shared, _native(scene))
+    return shared
 
 
 def _native(scene: Scene) -> BaseGeometry:

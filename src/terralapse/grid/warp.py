@@ -18,7 +18,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from terralapse.errors import NoGeoreferenceError
-from terralapse.grid._positions import Mapping, Target, linear, same_crs
+from terralapse.grid._positions import Mapping, Target, compose, linear, same_crs
 from terralapse.grid._resample import Kernel, resample
 from terralapse.grid.scene import Block, Scene, Window
 from terralapse.labels import SceneMask
@@ -55,7 +55,7 @@ def read_onto(
         NoGeoreferenceError: only one of the scene and the grid has a CRS.
     """
     move = Affine.translation(-shift[1], -shift[0])
-    target = Target(geobox.affine * move, geobox.crs, (geobox.shape.y, geobox.shape.x))
+    target = Target(compose(geobox.affine, move), geobox.crs, (geobox.shape.y, geobox.shape.x))
     return warp(scene, target, bands, Kernel(resampling) if resampling else None)
 
 
@@ -171,7 +171,7 @@ def _layer(group: _Group, target: Target) -> Layer:
     rows = max(r + s.info.geobox.shape.y for s, r, _ in group) - row0
     cols = max(c + s.info.geobox.shape.x for s, _, c in group) - col0
     first = group[0][0].info.geobox
-    geobox = GeoBox((rows, cols), first.affine * Affine.translation(col0, row0), first.crs)
+    geobox = GeoBox((rows, cols), compose(first.affine, Affine.translation(col0, row0)), first.crs)
     members = tuple((s, r - row0, c - col0) for s, r, c in group)
     return Layer(members, geobox, _ratio(geobox, target), _copy(geobox, target))
 
@@ -180,7 +180,7 @@ def _offset(a: GeoBox, b: GeoBox) -> tuple[int, int] | None:
     """(row, col) of the origin of `b` in the pixels of `a`, when both are cut from one lattice."""
     if not same_crs(a.crs, b.crs):
         return None
-    relative = ~a.affine * b.affine
+    relative = compose(~a.affine, b.affine)
     drift = max(abs(relative.a - 1), abs(relative.b), abs(relative.d), abs(relative.e - 1))
     row, col = round(relative.f), round(relative.c)
     misfit = max(abs(relative.f - row), abs(relative.c - col))
