@@ -10,7 +10,8 @@ from typer.main import get_command
 
 from terralapse.cli.app import app
 
-SOURCE = Path(__file__).resolve().parents[1] / "src/terralapse"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src/terralapse"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMAND = re.compile(r"`terralapse ([a-z]+)")
 # Of `python -m terralapse.models.new` and `terralapse.engine.fit`, which are no commands of the app.
@@ -34,22 +35,23 @@ def texts() -> list[tuple[str, str]]:
     return found
 
 
-def test_options_and_commands_that_messages_name_exist() -> None:
+def lost(said: list[tuple[str, str]], foreign: set[str]) -> list[str]:
+    """The options and commands that texts name and the command line does not have."""
     root = get_command(app)
     commands = root.commands  # type: ignore[attr-defined]
     parameters = [p for c in (root, *commands.values()) for p in c.params]
     options = {o for p in parameters for o in (*p.opts, *p.secondary_opts) if o[:2] == "--"}
     assert {"--model", "--no-coregister"} <= options
-    lost = [
-        f"{where}: {name}"
-        for where, text in texts()
-        for name in OPTION.findall(text)
-        if name not in options | FOREIGN
-    ]
-    lost += [
-        f"{where}: terralapse {name}"
-        for where, text in texts()
-        for name in COMMAND.findall(text)
-        if name not in commands
-    ]
-    assert lost == []
+    named = [(where, name, options | foreign) for where, text in said for name in OPTION.findall(text)]
+    named += [(where, name, set(commands)) for where, text in said for name in COMMAND.findall(text)]
+    return [f"{where}: {name}" for where, name, known in named if name not in known]
+
+
+def test_options_and_commands_that_messages_name_exist() -> None:
+    assert lost(texts(), FOREIGN) == []
+
+
+def test_options_and_commands_that_the_documentation_names_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    said = [(str(p.relative_to(ROOT)), p.read_text(encoding="utf-8")) for p in pages]
+    assert lost(said, FOREIGN) == []
