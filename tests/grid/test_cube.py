@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fixtures_eo import make_cube
+from fixtures_eo import make_cube, write_tif
 from terralapse.errors import (
     BandError,
     NoGeoreferenceError,
@@ -57,6 +57,9 @@ def test_a_date_must_be_named_and_be_one(tmp_path: Path) -> None:
     assert "::2021-06-01" in caught.value.hint
     with pytest.raises(SettingError, match="not a date"):
         open_scene(f"{truth.path}::yesterday")
+    image = write_tif(tmp_path / "a.tif", np.ones((1, 4, 4), np.uint8))
+    with pytest.raises(SettingError, match="not a date"):
+        open_scene(image, time="yesterday")
     with pytest.raises(SettingError, match="as well"):
         open_scene(f"{truth.path}::2021-06-01", time="2021-06-11")
 

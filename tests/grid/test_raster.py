@@ -457,6 +457,16 @@ def test_dates_in_tags(tmp_path: Path) -> None:
         assert "date-from-writing" in codes(scene)
 
 
+def test_a_date_that_is_given_wins_and_is_said(tmp_path: Path) -> None:
+    data = np.ones((1, 4, 4), np.uint8)
+    for name, level in (("plain.tif", "info"), ("a_20200101.tif", "warning")):
+        with open_scene(write_tif(tmp_path / name, data), time="2021-06-01") as scene:
+            assert f"{scene.info.time:%Y-%m-%d}" == "2021-06-01"
+            assert next(n.level for n in scene.info.notes if n.code == "given-date") == level
+    with open_scene(write_tif(tmp_path / "a_20200101.tif", data), time="2020-01-01") as scene:
+        assert "given-date" not in codes(scene)
+
+
 # --- georeference ----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("transform", "code"),

@@ -25,7 +25,7 @@ from rasterio.vrt import WarpedVRT
 
 from terralapse.errors import FileMissingError, TerralapseError, TruncatedFileError, UnreadableFileError
 
-MAX_OPEN = 96  # handles a thread
+MAX_OPEN = 48  # handles a thread: 16 threads stay below the usual limit of 1,024 files
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 
 _SETTINGS: dict[str, Any] = {

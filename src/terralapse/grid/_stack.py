@@ -141,17 +141,20 @@ class StackScene(Scene):
         """Pixels at one overview level; `window` is in pixels of that level."""
         full = self.info.geobox.shape
         inside = window.clip(ceil(full.y / level), ceil(full.x / level))
-        data = np.full((len(picked), window.height, window.width), np.nan, np.float32)
-        mask = np.full((window.height, window.width), int(SceneMask.OUTSIDE), np.uint8)
-        if inside.height and inside.width:
-            values, codes = self._stored(inside, picked, level)
-            for m in self.masks:
-                codes = merge_codes(codes, self._mask_codes(m, inside, level))
-            values[:, codes != SceneMask.VALID] = np.nan
-            r, c = inside.row - window.row, inside.col - window.col
-            data[:, r : r + inside.height, c : c + inside.width] = values
-            mask[r : r + inside.height, c : c + inside.width] = codes
-        return Block(data, mask)
+        if not (inside.height and inside.width):
+            return _nothing(len(picked), window)
+        values, codes = self._stored(inside, picked, level)
+        for m in self.masks:
+            codes = merge_codes(codes, self._mask_codes(m, inside, level))
+        if codes.any():
+            np.copyto(values, np.nan, where=codes != SceneMask.VALID)
+        if inside == window:
+            return Block(values, codes)
+        out = _nothing(len(picked), window)
+        r, c = inside.row - window.row, inside.col - window.col
+        out.data[:, r : r + inside.height, c : c + inside.width] = values
+        out.mask[r : r + inside.height, c : c + inside.width] = codes
+        return out
 
     def _stored(self, inside: Window, picked: list[Layer], level: int) -> tuple[np.ndarray, np.ndarray]:
         """Physical values of the picked layers, and the codes that the stored values themselves imply."""
@@ -165,26 +168,22 @@ class StackScene(Scene):
             assert found is not None
             stack = read_raw(found[0], indexes, inside, found[1])
             raw.update({x: stack[indexes.index(x.index)] for x in group})
-        codes = np.zeros((inside.height, inside.width), np.uint8)
-        values = np.empty((len(picked), inside.height, inside.width), np.float32)
-        every = np.ones(codes.shape, bool)
+        shape = (inside.height, inside.width)
+        absent, every, saturated = np.zeros(shape, bool), np.ones(shape, bool), np.zeros(shape, bool)
+        values = np.empty((len(picked), *shape), np.float32)
         for i, x in enumerate(wanted):
             stored = raw[x]
-            absent = is_nodata(stored, x.nodata)
+            own = is_nodata(stored, x.nodata)
             if self.all_nodata is None or x not in self.all_nodata:
-                codes = merge_codes(codes, np.where(absent, np.uint8(SceneMask.NODATA), np.uint8(0)))
+                absent |= own
             else:
-                every &= absent
-                if stored.dtype.kind == "f":
-                    codes[~np.isfinite(stored)] = SceneMask.NODATA
+                every &= own
             if x.saturated is not None:
-                codes = merge_codes(
-                    codes, np.where(stored == x.saturated, np.uint8(SceneMask.SATURATED), np.uint8(0))
-                )
+                saturated |= stored == x.saturated
             if i < len(picked):
                 values[i] = to_physical(stored, x)
-        if self.all_nodata:
-            codes[every] = SceneMask.NODATA
+        codes = np.where(saturated, np.uint8(SceneMask.SATURATED), np.uint8(0))
+        codes[absent | every if self.all_nodata else absent] = SceneMask.NODATA
         return values, codes
 
     def _mask_codes(self, mask: MaskLayer | BlockMask, inside: Window, level: int) -> np.ndarray:
@@ -201,6 +200,13 @@ class StackScene(Scene):
             codes = mask.codes(area) if isinstance(mask, BlockMask) else _decode(mask, area)
             out[row : row + rows] = reduce_codes(codes, level)
         return out
+
+
+def _nothing(bands: int, window: Window) -> Block:
+    """A block outside of everything."""
+    shape = (window.height, window.width)
+    data = np.full((bands, *shape), np.nan, np.float32)
+    return Block(data, np.full(shape, int(SceneMask.OUTSIDE), np.uint8))
 
 
 def _at_level(layer: Layer, level: int) -> tuple[Handle, int] | None:
@@ -292,6 +298,8 @@ def to_physical(stored: np.ndarray, layer: Layer) -> np.ndarray:
         return np.asarray(layer.lut, np.float32)[stored]
     if layer.scale == 1 and layer.offset == 0:
         return stored.astype(np.float32)
+    if stored.dtype.itemsize <= 2:
+        return stored * np.float32(layer.scale) + np.float32(layer.offset)
     return (stored * np.float64(layer.scale) + layer.offset).astype(np.float32)
 
 

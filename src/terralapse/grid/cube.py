@@ -20,6 +20,7 @@ from rasterio.transform import Affine
 
 from terralapse.errors import (
     BandError,
+    MissingExtraError,
     NoGeoreferenceError,
     SettingError,
     TruncatedFileError,
@@ -230,6 +231,8 @@ def _open(path: Path) -> xr.Dataset:
                 path, "is neither NetCDF nor Zarr", "Give a .nc file or a .zarr folder."
             )
         return xr.open_dataset(path, engine=engine, decode_coords="all", cache=False)  # pyright: ignore[reportArgumentType]
+    except ImportError as e:
+        raise MissingExtraError(path, f"needs a package that is not installed ({e})", "Install h5py.") from e
     except _DECODE_ERRORS as e:
         raise UnreadableFileError(path, f"cannot be opened as a cube ({e})", "Check that it is whole.") from e
 
@@ -308,9 +311,11 @@ def _choose_time(
     if dim is None:
         scalar = next((c for n, c in dataset.coords.items() if str(n).lower() in _TIME and c.ndim == 0), None)
         when = _moment(scalar.values) if scalar is not None else None
-        if wanted is not None and when is None:
-            raise SettingError(f"date {wanted}", f"{path} has no time dimension", "Leave the date out.")
-        return dict(variables), when
+        target = _target(wanted) if wanted is not None else None
+        if target is not None and when is not None and when.date() != target.date():
+            text = f"{wanted} is not in the cube; its only date is {when:%Y-%m-%d %H:%M}."
+            notes.append(Note("warning", "nearest-date", text))
+        return dict(variables), when or target
     try:
         moments = [_moment(t) for t in np.atleast_1d(dataset[dim].values)]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -325,15 +330,20 @@ def _choose_time(
         raise SettingError(path, fault, f"Name one: {path}::{dates[0]:%Y-%m-%d}")
     index = 0
     if wanted is not None:
-        target = parse_time(wanted)
-        if target is None:
-            raise SettingError(f"date {wanted!r}", "is not a date", "Write it like 2021-06-01.")
+        target = _target(wanted)
         index = min(range(len(dates)), key=lambda i: abs(dates[i] - target))
         same = dates[index].date() == target.date() if len(wanted.strip()) <= 10 else dates[index] == target
         if not same:
             text = f"{wanted} is not in the cube; the nearest date, {dates[index]:%Y-%m-%d %H:%M}, was taken."
             notes.append(Note("warning", "nearest-date", text))
     return {n: v.isel({dim: index}) if dim in v.dims else v for n, v in variables.items()}, dates[index]
+
+
+def _target(wanted: str) -> datetime:
+    found = parse_time(wanted)
+    if found is None:
+        raise SettingError(f"date {wanted!r}", "is not a date", "Write it like 2021-06-01.")
+    return found
 
 
 def _moment(value: Any) -> datetime | None:

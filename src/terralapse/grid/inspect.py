@@ -44,6 +44,7 @@ _HINTS = {
     "nearest-date": "Name a date that the cube has.",
     "several-dates": "Make sure that the tiles may be mixed.",
     "bands-left-out": "Check that the bands that you need are among those listed.",
+    "given-date": "Check which of the two dates is right.",
     "date-from-writing": "Put the acquisition date (yyyymmdd) into the file name.",
 }
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from terralapse.errors import BandError, FileMissingError, SettingError, UnreadableFileError
 from terralapse.grid import _remote, cube, landsat, sentinel2, stac
-from terralapse.grid._guess import band_of_name
+from terralapse.grid._guess import band_of_name, parse_time
 from terralapse.grid._safety import SUPPORTED, check_zip, format_of, read_text
 from terralapse.grid.mosaic import MosaicScene
 from terralapse.grid.raster import open_file
-from terralapse.grid.scene import Scene
+from terralapse.grid.scene import Note, Scene
 from terralapse.grid.stack import open_bands
 
 _TILES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp", ".vrt")
@@ -34,7 +35,7 @@ def open_scene(
             folder; a STAC item; a Zarr folder or NetCDF file; an http(s) address of a COG or a STAC item.
             `cube.zarr::2021-06-01` names a date.
         assume_crs: the CRS of inputs that do not state one.
-        time: the date wanted of a cube.
+        time: the date wanted of a cube; of anything else, its date, over what the file says.
         pixel_grid: put images without any georeference on an arbitrary grid of one metre a pixel.
         s2_offset: the offset of Sentinel-2 in reflectance (0 or -0.1), over what metadata and pixels say.
 
@@ -44,6 +45,13 @@ def open_scene(
         BandError, SettingError: it has no usable bands, or a date must be named.
     """
     text, time = _date_of(str(source), time)
+    scene = _open(text, assume_crs, time, pixel_grid, s2_offset)
+    return scene if time is None or isinstance(scene, cube.CubeScene) else _dated(scene, time)
+
+
+def _open(
+    text: str, assume_crs: str | None, time: str | None, pixel_grid: bool, s2_offset: float | None
+) -> Scene:
     if _remote.is_url(text):
         return _open_url(text, assume_crs, pixel_grid, s2_offset)
     if "://" in text and not text.startswith("file://"):
@@ -72,6 +80,22 @@ def _date_of(text: str, time: str | None) -> tuple[str, str | None]:
     return head, tail
 
 
+def _dated(scene: Scene, time: str) -> Scene:
+    """A scene whose date the user gave."""
+    given = parse_time(time)
+    if given is None:
+        raise SettingError(f"date {time!r}", "is not a date", "Write it like 2021-06-01.")
+    stated, notes = scene.info.time, list(scene.info.notes)
+    if stated is None:
+        notes.append(Note("info", "given-date", f"The date {given:%Y-%m-%d} was given."))
+    elif stated.date() != given.date():
+        text = f"The date {given:%Y-%m-%d} was given; the file itself says {stated:%Y-%m-%d}."
+        notes.append(Note("warning", "given-date", text))
+    if stated is None or stated.date() != given.date():
+        scene.info = replace(scene.info, time=given, notes=notes)
+    return scene
+
+
 def _open_url(url: str, assume_crs: str | None, pixel_grid: bool, s2_offset: float | None) -> Scene:
     if _remote.file_name(url).lower().endswith((".json", ".geojson")):
         return stac.open_item(url, s2_offset=s2_offset)
@@ -86,8 +110,6 @@ def _open_path(
     kind = format_of(path)
     if kind in ("HDF5", "NETCDF3"):
         return cube.open_cube(path, time=time, assume_crs=assume_crs)
-    if time is not None:
-        raise SettingError(f"date {time}", f"{path} is one image, not a cube", "Leave the date out.")
     if kind == "ZIP":
         check_zip(path)
         if sentinel2.is_safe(path):
