@@ -85,7 +85,7 @@ def _rows(report: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, str]
     measured, reliable = found.get("blocks_measured"), found.get("blocks_reliable")
     rows = [
         ("Median distance as delivered", pixels("median_before_px")),
-        ("Shift of the whole", f"{shift['dx']:+.2f} px right, {shift['dy']:+.2f} px down" if shift else None),
+        ("Shift of the later date", _direction(shift["dx"], shift["dy"]) if shift else None),
         ("Its standard error", pixels("standard_error_px")),
         ("Correction", {"none": "none"}.get(found.get("model", "none"), f"by {found.get('model')}")),
         ("Date that was moved", found.get("moved")),
@@ -101,3 +101,8 @@ def _rows(report: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, str]
     for date in ("before", "after"):
         rows.append((f"Resampling of the date {date}", report.get(date, {}).get("resampling")))
     return [(name, text) for name, text in rows if text]
+
+
+def _direction(dx: float, dy: float) -> str:
+    across, down = "right" if dx >= 0 else "left", "down" if dy >= 0 else "up"
+    return f"{abs(dx):.2f} px {across}, {abs(dy):.2f} px {down}"

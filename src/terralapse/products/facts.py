@@ -80,7 +80,7 @@ class Facts:
     def as_dict(self) -> dict[str, Any]:
         """The content of `facts.json`."""
         return {
-            "$schema": "facts.schema.json",
+            "schema": "terralapse-facts",
             "version": VERSION,
             "run_id": self.run_id,
             "area_unit": self.unit,

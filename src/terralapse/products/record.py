@@ -35,16 +35,18 @@ _FLAGS = {
     "min_area": "--min-area",
     "date_before": "--date-before",
     "date_after": "--date-after",
-    "assume_crs": "--crs",
+    "assume_crs": "--assume-crs",
+    "s2_offset": "--s2-offset",
 }
 _DEFAULTS = {"model": "auto", "grid": "coarser"}
 
 
-def record(findings: Findings, seconds: dict[str, float]) -> dict[str, Any]:
+def record(findings: Findings, summary: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """The content of `run.json`.
 
     Args:
         findings: of the run.
+        summary: what `write.summary` says of it.
         seconds: of the stages of the products, to be added to those of the run.
     """
     run = findings.run
@@ -57,6 +59,7 @@ def record(findings: Findings, seconds: dict[str, float]) -> dict[str, Any]:
             "status": "complete",
             "started": run.started,
             "finished": finished,
+            "summary": summary,
             "command": command(run),
             "inputs": {
                 "before": _scene(run.pair.before, findings.sources[0]),

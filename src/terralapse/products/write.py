@@ -14,7 +14,7 @@ from terralapse.products.imagery import write_preview
 from terralapse.products.mapsheet import write_map
 from terralapse.products.polygons import write_geojson, write_geopackage
 from terralapse.products.qgis import class_style, probability_style
-from terralapse.products.record import record, write_json
+from terralapse.products.record import plain, record, write_json
 from terralapse.products.report import write_report
 from terralapse.products.run import ChangeRun
 from terralapse.products.stats import write_csv
@@ -71,9 +71,10 @@ def write_products(run: ChangeRun, progress: Progress | None = None) -> dict[str
     if item is not None:
         write_json(item, folder / stac.FILE)
         files = sorted({*files, stac.FILE})
-    write_json(record(findings, watch.seconds), folder / "run.json")
+    said = plain(summary(findings, facts, files))
+    write_json(record(findings, said, watch.seconds), folder / "run.json")
     tell(_STAGE, _STEPS, _STEPS)
-    return summary(findings, facts, files)
+    return said
 
 
 def summary(findings: Findings, facts: Facts, files: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from exactextract import exact_extract
 from exactextract.raster import NumPyRasterSource
 from odc.geo.geobox import GeoBox
 from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS
 
 from terralapse.errors import FileMissingError, NoOverlapError, SettingError, UnreadableFileError
 from terralapse.grid.areas import crs_of, on_ground
@@ -21,6 +22,8 @@ from terralapse.grid.areas import crs_of, on_ground
 _CELL_M = 500.0
 _MOST_CELLS, _FEWEST_CELLS = 400, 24
 _SMALLEST_CELL_PX = 16
+# exactextract wants to see the same CRS on both sides; these coordinates are pixels and it transforms none.
+_ANY_CRS = CRS.from_epsg(3857)
 _NAME_COLUMNS = ("name", "shapename", "nom", "nombre", "namn", "navn", "naam", "label", "title")
 
 
@@ -54,10 +57,10 @@ class Zones:
         near = np.sort(self._tree.query(box, predicate="intersects"))
         if not len(near):
             return []
-        frame = gpd.GeoDataFrame({"zone": near}, geometry=self.pixels[near])
-        raster = NumPyRasterSource(
-            np.broadcast_to(np.uint8(0), (rows, width)), 0, -(start + rows), width, -start
-        )
+        frame = gpd.GeoDataFrame({"zone": near}, geometry=self.pixels[near], crs=_ANY_CRS)
+        nothing = np.broadcast_to(np.uint8(0), (rows, width))
+        corners = (0, -(start + rows), width, -start)
+        raster = NumPyRasterSource(nothing, *corners, srs_wkt=_ANY_CRS.to_wkt())
         table: Any = exact_extract(
             raster, frame, ["cell_id", "coverage"], include_cols=["zone"], output="pandas"
         )

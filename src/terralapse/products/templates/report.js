@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
-  const view = $("view"), stage = $("stage"), swipe = $("swipe");
+  const view = $("view"), layers = $("layers"), swipe = $("swipe");
+  const stages = [...view.querySelectorAll(".stage")];
   const data = JSON.parse($("data").textContent);
   const MOST = 24;
   let scale = 1, x = 0, y = 0;
@@ -12,10 +13,10 @@
     const w = view.clientWidth, h = view.clientHeight;
     x = limit(x, w - w * scale, 0);
     y = limit(y, h - h * scale, 0);
-    stage.style.transform = `translate(${x}px,${y}px) scale(${scale})`;
+    for (const stage of stages) stage.style.transform = `translate(${x}px,${y}px) scale(${scale})`;
     const split = (swipe.value / 100) * w;
     view.style.setProperty("--split", `${split}px`);
-    stage.style.setProperty("--cut", `${limit((split - x) / scale, 0, w)}px`);
+    view.style.setProperty("--line", `${limit(1.5 * w * scale / 1000, 0.7, 1.8)}px`);
     $("tag-before").hidden = split < 90;
     $("tag-after").hidden = split > w - 90;
     view.classList.toggle("zoomed", scale > 1.001);
@@ -41,8 +42,8 @@
 
   function all() { scale = 1; x = y = 0; glide(); draw(); }
   function glide() {
-    stage.classList.add("moving");
-    setTimeout(() => stage.classList.remove("moving"), 550);
+    for (const stage of stages) stage.classList.add("moving");
+    setTimeout(() => stages.forEach((stage) => stage.classList.remove("moving")), 550);
   }
 
   function show(box) {
@@ -126,9 +127,9 @@
 
   // --- controls ---------------------------------------------------------------------------------
   swipe.addEventListener("input", draw);
-  $("opacity").addEventListener("input", (e) => stage.style.setProperty("--fade", e.target.value / 100));
+  $("opacity").addEventListener("input", (e) => layers.style.setProperty("--fade", e.target.value / 100));
   for (const box of document.querySelectorAll("[data-toggle]")) {
-    const layer = stage.querySelector(`[data-layer="${box.dataset.toggle}"]`);
+    const layer = layers.querySelector(`[data-layer="${box.dataset.toggle}"]`);
     const apply = () => { layer.style.display = box.checked ? "" : "none"; layer.removeAttribute("hidden"); };
     box.addEventListener("change", apply);
     apply();
@@ -142,7 +143,7 @@
     button.addEventListener("click", () => {
       for (const on of document.querySelectorAll(".on")) on.classList.remove("on");
       button.classList.add("on");
-      const path = stage.querySelector(`[data-id="${button.dataset.id}"]`);
+      const path = layers.querySelector(`[data-id="${button.dataset.id}"]`);
       if (path) { path.classList.add("on"); path.parentNode.append(path); }
       view.scrollIntoView({ block: "center" });
       show(button.dataset.box.split(" ").map(Number));

@@ -1,0 +1,70 @@
+"""Rasters as xarray arrays that read only the pixels that are used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from rasterio.windows import Window
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+
+class _Raster(BackendArray):
+    """The first band of a file. It is opened for each reading, so that threads and processes can share it."""
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: Any, scaled: bool) -> None:
+        self.path, self.shape, self.dtype, self._scaled = path, shape, np.dtype(dtype), scaled
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        spans = [
+            range(n)[k] if isinstance(k, slice) else range(k, k + 1)
+            for k, n in zip(key, self.shape, strict=True)
+        ]
+        if any(len(s) == 0 for s in spans):
+            shape = tuple(len(s) for s, k in zip(spans, key, strict=True) if isinstance(k, slice))
+            return np.empty(shape, self.dtype)
+        (r0, r1), (c0, c1) = ((min(s[0], s[-1]), max(s[0], s[-1]) + 1) for s in spans)
+        with rasterio.open(self.path) as source:
+            block = source.read(1, window=Window(c0, r0, c1 - c0, r1 - r0))  # type: ignore[call-arg]
+            if self._scaled:
+                known = block != source.nodata
+                block = np.where(known, block * np.float32(source.scales[0]), np.float32("nan"))
+        picked = [
+            np.asarray(s) - start if isinstance(k, slice) else int(k) - start
+            for s, start, k in zip(spans, (r0, c0), key, strict=True)
+        ]
+        rows, cols = picked
+        if isinstance(rows, int) or isinstance(cols, int):
+            return block[rows, cols].astype(self.dtype, copy=False)
+        return block[np.ix_(rows, cols)].astype(self.dtype, copy=False)
+
+
+def open_raster(path: Path, *, scaled: bool = False) -> xr.DataArray:
+    """A one-band raster with its coordinates and CRS (as odc-geo and rioxarray read them).
+
+    Args:
+        path: of the file.
+        scaled: give float32 of stored x scale, NaN for nodata; else the stored values.
+    """
+    with rasterio.open(path) as source:
+        shape = source.height, source.width
+        crs = None if source.crs is None else source.crs.to_wkt()
+        geobox = GeoBox(shape, source.transform, crs)
+        dtype = "float32" if scaled else source.dtypes[0]
+        nodata = None if scaled else source.nodata
+    lazy = indexing.LazilyIndexedArray(_Raster(path, shape, dtype, scaled))
+    coords = xr_coords(geobox)
+    attrs: dict[str, Any] = {} if nodata is None else {"nodata": nodata}
+    array = xr.DataArray(xr.Variable(geobox.dimensions, lazy), coords=coords, name=path.stem, attrs=attrs)
+    if "spatial_ref" in coords:
+        array.encoding["grid_mapping"] = "spatial_ref"
+    return array
