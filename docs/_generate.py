@@ -52,10 +52,9 @@ def paper_link(card: Card) -> str:
 
 
 def systems_table() -> str:
-    """Every system in one Markdown table."""
+    """Every system, with its variants, in one Markdown table."""
     rows = ["| system | status | task | title |", "| --- | --- | --- | --- |"]
-    for s in ordered():
-        rows.append(f"| `{s.slug}` | {s.status} | {s.task} | {s.title} |")
+    rows += [f"| `{c.slug}` | {c.status} | {c.task} | {c.title} |" for s in ordered() for c in s.cards]
     return "\n".join(rows) + "\n"
 
 
@@ -126,7 +125,7 @@ def options(command: str) -> str:
     rows = ["| option | what it does | default |", "| --- | --- | --- |"]
     for p in found.params:
         names = ", ".join([*p.opts, *p.secondary_opts]) if p.opts[0].startswith("-") else p.name.upper()
-        default = "" if p.default in (None, False, 0, ...) or p.required else f"`{p.default}`"
+        default = "" if isinstance(p.default, bool | None) or p.required else f"`{p.default}`"
         rows.append(f"| `{names}` | {(getattr(p, 'help', '') or '').replace('|', '/')} | {default} |")
     return "\n".join(rows)
 
@@ -155,6 +154,16 @@ def classes(scheme: str) -> str:
     return "\n".join(rows)
 
 
+def bad_inputs() -> str:
+    """Every bad input of the tests with the message that it gets, run now."""
+    tests = str(ROOT / "tests")
+    sys.path.insert(0, tests)
+    try:
+        return importlib.import_module("bad_inputs").table()
+    finally:
+        sys.path.remove(tests)
+
+
 def documented(target: str) -> str:
     """Signature and docstring of `module:object`."""
     module, _, name = target.partition(":")
@@ -173,6 +182,7 @@ def cards(task: str) -> str:
 
 
 MAKERS = {
+    "bad-inputs": bad_inputs,
     "cards": cards,
     "classes": classes,
     "doc": documented,
