@@ -157,6 +157,12 @@ class Payload:
         return eval, ("__import__('pathlib').Path('terralapse-was-owned').touch()",)
 
 
+def output_is_a_result(d: Path) -> list[str]:
+    (d / "done").mkdir()
+    (d / "done" / "run.json").write_text("{}")
+    return [good(d), image(d, "b.tif"), "-o", str(d / "done")]
+
+
 def pickled_weights(d: Path) -> list[str]:
     with zipfile.ZipFile(d / "weights.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"stem": Payload()}))
@@ -267,7 +273,12 @@ CASES = [
     BadInput("A band that is not there", unknown_band, E.BandError, ("swir22", "red, green, blue")),
     BadInput("Nothing but nodata", all_nodata, E.NoValidDataError, ("empty.tif", "nodata")),
     BadInput("An output folder inside a file", output_in_a_file, E.OutputNotWritableError, ("taken",)),
-    BadInput("An output folder with other files", output_exists, E.OutputExistsError, ("full", "overwrite")),
+    BadInput(
+        "An output folder with other files", output_exists, E.OutputExistsError, ("full", "never replaced")
+    ),
+    BadInput(
+        "A result that is there already", output_is_a_result, E.OutputExistsError, ("done", "overwrite")
+    ),
     BadInput("Weights with a pickle payload", pickled_weights, E.UnsafeWeightsError, ("weights.pth",)),
     BadInput("Pickled weights in place of a model", weights_alone, E.TerralapseError, ("weights.pth",)),
     BadInput("A model that does not exist", unknown_model, E.UnknownSystemError, ("irmad", "ir-mad")),

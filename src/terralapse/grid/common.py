@@ -63,18 +63,18 @@ def choose_grid(
     if (boxes[0].crs is None) != (boxes[1].crs is None):
         bare = before if boxes[0].crs is None else after
         raise NoGeoreferenceError(
-            bare.info.name,
+            bare.info.uri,
             "has no coordinate system, and the other date has one",
             "Say what it is with --assume-crs EPSG:CODE.",
         )
     lattice, sentence = _lattice(before, after, rule)
     footprint = overlap(before, after, lattice.crs)
-    name = f"{before.info.name} and {after.info.name}"
+    name = f"{before.info.uri} and {after.info.uri}"
     if isinstance(rule, str) and rule not in ("coarser", "before", "after") and not _is_number(rule):
         footprint = shapely.intersection(footprint, lattice.extent.geom)
     if area is not None:
         footprint = shapely.intersection(footprint, box(*area.bounds(lattice.crs)))
-        name += f" within {area.path.name}"
+        name += f" within {area.path}"
     geobox = _cut(lattice, footprint)
     if geobox is None:
         raise NoOverlapError(

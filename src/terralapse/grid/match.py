@@ -55,7 +55,7 @@ def _wanted(before: SceneInfo, after: SceneInfo, wanted: Sequence[str]) -> list[
         for band, scene in ((one, before), (two, after)):
             if band is None:
                 raise BandError(
-                    scene.name,
+                    scene.uri,
                     f"has no band {name!r}",
                     f"Its bands are: {_listed(scene)}. Choose with --bands names or 1-based numbers.",
                 )
@@ -70,7 +70,7 @@ def _shared(before: SceneInfo, after: SceneInfo) -> list[tuple[Band, str, str]]:
     found = [(b, b.name, b.name) for b in before.bands if b.name in names]
     if not found or (unnamed and len(before.bands) != len(after.bands)):
         raise BandError(
-            f"{before.name} and {after.name}",
+            f"{before.uri} and {after.uri}",
             f"have no bands that are known to be the same: {len(before.bands)} in the image before "
             f"({_listed(before)}), {len(after.bands)} in the image after ({_listed(after)})",
             "Give both dates the same bands, or say which to compare by number: --bands 1,2,3.",

@@ -140,7 +140,7 @@ class Scene(ABC):
         missing = [b for b in bands if b not in names]
         if missing:
             raise BandError(
-                self.info.name,
+                self.info.uri,
                 f"has no band named {', '.join(missing)}",
                 f"Its bands are: {', '.join(names)}.",
             )

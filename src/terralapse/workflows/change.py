@@ -218,9 +218,9 @@ def _open(source: str | Path, date: str | None, settings: ChangeSettings) -> Sce
 def _named(model: str) -> choose.Choice:
     slug = model.partition("=")[0]
     if slug.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
-        from terralapse.engine.weights import check_file
+        from terralapse.layers.weights import read_tensors
 
-        check_file(Path(slug))
+        read_tensors(Path(slug))
         raise ModelInputError(
             slug,
             "a file of weights does not say which network it is for",
@@ -259,7 +259,7 @@ def _build(choice: choose.Choice, settings: ChangeSettings) -> ChangeDetector:
 def _refuse_if_empty(valid_pixels: int, first: Scene, second: Scene) -> None:
     if valid_pixels == 0:
         raise NoValidDataError(
-            f"{first.info.name} and {second.info.name}",
+            f"{first.info.uri} and {second.info.uri}",
             "no pixel can be compared: nodata, cloud or shadow covers one date or the other everywhere",
             "Run `terralapse inspect` on both, and choose images with clear ground in common.",
         )

@@ -25,25 +25,26 @@ def common_bands(before: SceneInfo, after: SceneInfo) -> list[str]:
     return [b.name for b in before.bands if b.name in theirs]
 
 
-def grid_resolution(scene: Scene) -> float:
-    """The pixel size of a scene in metres, also when its grid is in degrees."""
-    from terralapse.grid.common import resolution_m
+def pixel_size(before: Scene, after: Scene) -> float | None:
+    """The coarser of the two pixel sizes on the ground in metres; None when neither has a place on Earth."""
+    from terralapse.grid.common import ground_size
 
-    return resolution_m(scene.info.geobox)
+    sizes = [ground_size(s.info.geobox) for s in (before, after)]
+    return max((s for s in sizes if s is not None), default=None)
 
 
-def misfits(inputs: Inputs, before: SceneInfo, after: SceneInfo, gsd: float) -> list[Note]:
+def misfits(inputs: Inputs, before: SceneInfo, after: SceneInfo, gsd: float | None) -> list[Note]:
     """Warnings, one for each way in which a pair is outside of what a system was made for."""
     notes: list[Note] = []
-    if inputs.gsd_range is not None and not inputs.gsd_range[0] * 0.99 <= gsd <= inputs.gsd_range[1] * 1.01:
-        low, high = inputs.gsd_range
-        notes.append(
-            Note(
-                "warning",
-                "outside-gsd",
-                f"The pixels are {gsd:.3g} m wide; the model was made for {low:g} to {high:g} m.",
-            )
+    low, high = inputs.gsd_range or (0.0, float("inf"))
+    if gsd is None and inputs.gsd_range is not None:
+        text = (
+            f"The size of the pixels on the ground is unknown; the model was made for {low:g} to {high:g} m."
         )
+        notes.append(Note("warning", "unknown-gsd", text))
+    elif gsd is not None and not low * 0.99 <= gsd <= high * 1.01:
+        text = f"The pixels are {gsd:.3g} m wide; the model was made for {low:g} to {high:g} m."
+        notes.append(Note("warning", "outside-gsd", text))
     for which, info in (("before", before), ("after", after)):
         if inputs.units and info.unit not in inputs.units:
             wanted = " or ".join(str(u) for u in inputs.units)
@@ -66,14 +67,16 @@ def misfits(inputs: Inputs, before: SceneInfo, after: SceneInfo, gsd: float) -> 
     return notes
 
 
-def _fits(card: Card, before: SceneInfo, after: SceneInfo, gsd: float) -> bool:
+def _fits(card: Card, before: SceneInfo, after: SceneInfo, gsd: float | None) -> bool:
     shared = common_bands(before, after)
     if card.inputs.bands is not None and not set(card.inputs.bands) <= set(shared):
         return False
     if len(shared) < card.inputs.min_bands:
         return False
-    # A sensor that the model never saw is a warning, not a reason against it: unit and pixel size decide.
-    hard = [n for n in misfits(card.inputs, before, after, gsd) if "sensor" not in n.code]
+    # A sensor that the model never saw is a warning, not a reason against it: unit and pixel size decide,
+    # and nothing speaks against a model when the pixel size is not known.
+    soft = ("sensor", "unknown-gsd")
+    hard = [n for n in misfits(card.inputs, before, after, gsd) if not any(s in n.code for s in soft)]
     return not hard
 
 
@@ -83,7 +86,7 @@ def choose(before: Scene, after: Scene) -> Choice:
     Raises:
         ModelInputError: none fits (two scenes without a common band).
     """
-    gsd = max(grid_resolution(before), grid_resolution(after))
+    gsd = pixel_size(before, after)
     candidates = [
         c
         for c in registry.cards()
@@ -96,19 +99,20 @@ def choose(before: Scene, after: Scene) -> Choice:
         if _fits(card, before.info, after.info, gsd):
             return Choice(card, _why(card, before.info, after.info, gsd))
     raise ModelInputError(
-        f"{before.info.name} and {after.info.name}",
+        f"{before.info.uri} and {after.info.uri}",
         "no detector fits this pair of images",
         f"They share the bands {common_bands(before.info, after.info) or 'none'}; "
         "see `terralapse inspect` on both, or name a detector with --model.",
     )
 
 
-def _why(card: Card, before: SceneInfo, after: SceneInfo, gsd: float) -> str:
+def _why(card: Card, before: SceneInfo, after: SceneInfo, gsd: float | None) -> str:
     kinds = {Unit.RGB255: "8-bit RGB", Unit.REFLECTANCE: "reflectance"}
     unit = kinds.get(before.unit, str(before.unit))
     shared = len(common_bands(before, after))
     kind = "a trained network" if card.weights else "an unsupervised method"
-    return f"{card.slug} ({kind}) was chosen for {shared} common bands of {unit} at {gsd:.3g} m."
+    size = "pixels of unknown size" if gsd is None else f"{gsd:.3g} m"
+    return f"{card.slug} ({kind}) was chosen for {shared} common bands of {unit} at {size}."
 
 
 def named(slug: str) -> Choice:
