@@ -16,6 +16,8 @@ from terralapse.errors import NoValidDataError
 from terralapse.grid.pair import PairSample
 
 NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+STABLE = 0.8  # share of the pixels that the radiometry of two dates is matched on
+ROUNDS = 10
 NOISE_FLOOR = 0.02  # least noise of a band, in units of its own spread: two per cent is not change
 
 
@@ -28,14 +30,14 @@ def count_valid(sample: PairSample) -> int:
     total = sum(int(block.valid.sum()) for block in sample)
     if total == 0:
         raise NoValidDataError(
-            f"{sample.pair.before.name} and {sample.pair.after.name}",
+            f"{sample.pair.before.uri} and {sample.pair.after.uri}",
             "no pixel is usable on both dates where the scene was sampled",
             "Check nodata, cloud masks and the area of interest with `terralapse inspect`.",
         )
     return total
 
 
-def valid_pixels(sample: PairSample, limit: int = 500_000) -> np.ndarray:
+def valid_pixels(sample: PairSample, limit: int = 300_000) -> np.ndarray:
     """Valid pixels of a sample, evenly thinned to at most `limit`: float64 [2, C, N].
 
     Raises:
@@ -52,10 +54,12 @@ def valid_pixels(sample: PairSample, limit: int = 500_000) -> np.ndarray:
 
 # --- radiometry ------------------------------------------------------------------------------------
 def match_dates(pixels: np.ndarray) -> dict[str, Any]:
-    """Puts both dates on one scale, each by its own median and spread, and measures the noise of a band.
+    """Puts both dates on one scale, each by the mean and spread of its stable pixels, and measures the noise.
 
-    The same is done to both dates, so a gain and an offset on either of them, band by band, change nothing,
-    and swapping the dates only turns the sign of the difference.
+    Stable are the `STABLE` share of pixels that differ least, found by repetition from a robust start
+    (concentration, as in least trimmed squares). The same is done to both dates, so a gain and an offset on
+    either of them, band by band, change nothing, and swapping the dates only turns the sign of the
+    difference.
 
     Args:
         pixels: [2, C, N].
@@ -64,18 +68,30 @@ def match_dates(pixels: np.ndarray) -> dict[str, Any]:
         `centre` and `scale` [2][C] of each date and band, and `noise` [C], the robust standard deviation of
         the scaled difference.
     """
-    centre = np.median(pixels, axis=2)
-    scale = NORMAL_MAD * np.median(np.abs(pixels - centre[..., None]), axis=2)
-    # More than half of the pixels share one value: the plain spread, or one where a band is constant.
-    scale = np.where(scale > 0, scale, pixels.std(axis=2))
-    scale = np.where(scale > 0, scale, 1.0)
-    scaled = (pixels - centre[..., None]) / scale[..., None]
-    noise = NORMAL_MAD * np.median(np.abs(scaled[1] - scaled[0]), axis=1)
-    return {
-        "centre": centre.tolist(),
-        "scale": scale.tolist(),
-        "noise": np.maximum(noise, NOISE_FLOOR).tolist(),
-    }
+    low, high = np.quantile(pixels, [0.1, 0.9], axis=2)[..., None]
+    start = np.clip(pixels, low, high)
+    centre, scale = start.mean(axis=2), spread(start, pixels)
+    stable = np.zeros(0, bool)
+    for _ in range(ROUNDS):
+        difference = np.diff((pixels - centre[..., None]) / scale[..., None], axis=0)[0]
+        noise = np.maximum(NORMAL_MAD * np.median(np.abs(difference), axis=1), NOISE_FLOOR)
+        distance = np.square(difference / noise[:, None]).sum(axis=0)
+        found = distance <= np.quantile(distance, STABLE)
+        if np.array_equal(found, stable):
+            break
+        stable = found
+        centre, scale = pixels[:, :, stable].mean(axis=2), spread(pixels[:, :, stable], pixels)
+    difference = np.diff((pixels - centre[..., None]) / scale[..., None], axis=0)[0]
+    noise = np.maximum(NORMAL_MAD * np.median(np.abs(difference), axis=1), NOISE_FLOOR)
+    return {"centre": centre.tolist(), "scale": scale.tolist(), "noise": noise.tolist()}
+
+
+def spread(pixels: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+    """Standard deviation [2, C]; of `fallback` where it is nothing, and 1 where that is nothing either."""
+    found = pixels.std(axis=2)
+    tiny = 1e-7 * np.abs(pixels).max(axis=2)  # rounding of the mean of a constant band
+    wide = np.where(found > tiny, found, fallback.std(axis=2))
+    return np.where(wide > tiny, wide, 1.0)
 
 
 def scale_dates(images: Tensor, state: dict[str, Any]) -> Tensor:
@@ -107,7 +123,8 @@ def otsu(values: np.ndarray, bins: int = 256) -> float | None:
     above = counts.sum() - below
     first = np.cumsum(counts * mids)[:-1]
     between = below * above * (first / below - ((counts * mids).sum() - first) / above) ** 2
-    return float(edges[1 + int(np.argmax(between))])
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))  # a gap between the groups: its middle
+    return float(edges[[1 + best[0], 1 + best[-1]]].mean())
 
 
 def kittler_illingworth(

@@ -9,7 +9,6 @@ probability is the weight of the pixel in the next round, until the correlations
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ CARD = Card(
 )
 
 MAX_ROUNDS = 50
-PIXELS = 500_000  # of the sample; more do not move the correlations
+PIXELS = 300_000  # of the sample; more do not move the correlations
 SETTLED = 1e-4  # largest move of a canonical correlation in the last round
 RANK_TOLERANCE = 1e-6  # eigenvalues of a correlation matrix below this share of the largest are no dimension
 LEAST_VARIANCE = 1e-6  # of a MAD variate of unit canonical variates: below it the dates are the same numbers
@@ -72,15 +71,15 @@ class IRMAD(ChangeDetector):
                 "Give a larger scene, or fewer bands with `--bands`.",
             )
         shift = first_pixel(sample)
-        step = max(1, -(-total // PIXELS))
+        blocks = pixel_blocks(sample, shift, step=max(1, -(-total // PIXELS)))
         found, rounds, settled = None, 0, False
         while rounds < MAX_ROUNDS and not settled:
-            new = canonical_analysis(*weighted_moments(pixel_blocks(sample, shift, step), found))
+            new = canonical_analysis(*weighted_moments(blocks, found))
             rounds += 1
             settled = found is not None and have_settled(found["rho"], new["rho"])
             found = new
         assert found is not None
-        z = np.concatenate([chi_square(pixels, found) for pixels in pixel_blocks(sample, shift, step)])
+        z = np.concatenate([chi_square(pixels, found) for pixels in blocks])
         a, b = found["a"] / found["sigma"], found["b"] / found["sigma"]
         return {
             "mean": (found["mean"] + shift).tolist(),  # [2][C]
@@ -119,15 +118,12 @@ def first_pixel(sample: PairSample) -> np.ndarray:
     return block.images[:, :, block.valid][:, :, 0].astype(np.float64)
 
 
-def pixel_blocks(sample: PairSample, shift: np.ndarray, step: int) -> Iterator[np.ndarray]:
+def pixel_blocks(sample: PairSample, shift: np.ndarray, step: int) -> list[np.ndarray]:
     """Every `step`-th valid pixel of each block, about `shift`: float64 [2, C, n]."""
-    for block in sample:
-        yield block.images[:, :, block.valid][:, :, ::step].astype(np.float64) - shift[..., None]
+    return [b.images[:, :, b.valid][:, :, ::step].astype(np.float64) - shift[..., None] for b in sample]
 
 
-def weighted_moments(
-    blocks: Iterator[np.ndarray], found: dict[str, Any] | None
-) -> tuple[np.ndarray, np.ndarray]:
+def weighted_moments(blocks: list[np.ndarray], found: dict[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean [2C] and covariance [2C, 2C] of the stacked dates, accumulated block by block.
 
     The weight of a pixel is its chi-square probability of no change under `found`; one in the first round.
