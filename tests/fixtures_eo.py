@@ -73,13 +73,12 @@ def write_tif(
     return path
 
 
-def write_jp2(path: Path, data: np.ndarray, pixel: float, *, crs: str = "EPSG:32633") -> Path:
+def write_jp2(path: Path, data: np.ndarray, pixel: float, *, block: int = 1024) -> Path:
     """Lossless JPEG 2000 of one band or several, at the origin of the Sentinel-2 fixture."""
     stack = data if data.ndim == 3 else data[None]
+    options = {"QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": block, "BLOCKYSIZE": block}
     transform = from_origin(*S2_ORIGIN, pixel, pixel)
-    return write_tif(
-        path, stack, crs=crs, transform=transform, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES"
-    )
+    return write_tif(path, stack, transform=transform, driver="JP2OpenJPEG", **options)
 
 
 def make_safe(

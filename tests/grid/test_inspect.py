@@ -13,9 +13,9 @@ from rasterio.transform import Affine, from_origin
 
 from fixtures_eo import make_cube, make_landsat, make_safe, make_stac, serve, write_tif
 from terralapse.errors import FileMissingError, UnsupportedGeoreferenceError
+from terralapse.grid._georef import geobox_of
 from terralapse.grid.inspect import Inspection, bounds_lonlat, inspect
 from terralapse.grid.open import open_scene
-from terralapse.grid.raster import geobox_of
 from terralapse.grid.sources import hash_sources, sha256_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Consolidated metadata")

@@ -27,10 +27,10 @@ from terralapse.errors import (
     UnsupportedGeoreferenceError,
 )
 from terralapse.grid import _gdal
+from terralapse.grid._georef import resolution_m
 from terralapse.grid._guess import parse_time, time_of
 from terralapse.grid._stack import reduce_codes
 from terralapse.grid.open import open_scene
-from terralapse.grid.raster import resolution_m
 from terralapse.grid.scene import Block, Scene, Window
 from terralapse.labels import SceneMask
 from terralapse.sensors import Unit
@@ -455,6 +455,11 @@ def test_dates_in_tags(tmp_path: Path) -> None:
     ) as scene:
         assert f"{scene.info.time:%Y}" == "2020"
         assert "date-from-writing" in codes(scene)
+    folder = tmp_path / "flight_20190304"
+    for name, day, said in (("a.tif", "2019-03-04", True), ("b_20180101.tif", "2018-01-01", False)):
+        with open_scene(write_tif(folder / name, data)) as scene:
+            assert f"{scene.info.time:%Y-%m-%d}" == day
+            assert ("date-from-folder" in codes(scene)) == said
 
 
 def test_a_date_that_is_given_wins_and_is_said(tmp_path: Path) -> None:

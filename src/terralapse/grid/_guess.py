@@ -177,8 +177,7 @@ def time_of(name: str, tags: Mapping[str, str] | None = None) -> tuple[datetime 
         found = parse_time(m.group(1))
         if found:
             return found, "name"
-    written = parse_time((tags or {}).get("TIFFTAG_DATETIME", ""))
-    return (written, "TIFFTAG_DATETIME") if written else (None, "")
+    return None, ""
 
 
 def parse_time(text: str) -> datetime | None:

@@ -27,10 +27,10 @@ from terralapse.errors import (
     UnreadableFileError,
     UnsupportedGeoreferenceError,
 )
+from terralapse.grid._georef import geobox_of, resolution_m, to_crs
 from terralapse.grid._guess import Hints, guess, parse_time
 from terralapse.grid._safety import format_of
 from terralapse.grid._stack import merge_codes, reduce_block
-from terralapse.grid.raster import geobox_of, resolution_m, to_crs
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Source, Window
 from terralapse.grid.sentinel2 import scl_codes
 from terralapse.labels import SceneMask

@@ -14,12 +14,12 @@ from odc.geo.geobox import GeoBox
 from terralapse.errors import NoGeoreferenceError
 from terralapse.grid import _gdal
 from terralapse.grid._gdal import gdal_env
+from terralapse.grid._georef import place, resolution_m
 from terralapse.grid._stack import StackScene
 from terralapse.grid.cube import CubeScene
 from terralapse.grid.landsat import mtl_of
 from terralapse.grid.mosaic import MosaicScene
 from terralapse.grid.open import open_scene
-from terralapse.grid.raster import place, resolution_m
 from terralapse.grid.scene import Block, Note, Scene, Window
 from terralapse.labels import SceneMask
 from terralapse.sensors import Unit

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from terralapse.errors import BandError, UnreadableFileError
+from terralapse.grid._georef import Raster
 from terralapse.grid._guess import parse_time
 from terralapse.grid._safety import read_text
 from terralapse.grid._stack import Layer, MaskLayer, StackScene
-from terralapse.grid.raster import Raster, open_raster
+from terralapse.grid.raster import open_raster
 from terralapse.grid.scene import Note, SceneInfo, Source
 from terralapse.grid.sentinel2 import replication
 from terralapse.labels import SceneMask

@@ -15,8 +15,8 @@ from rasterio.warp import reproject
 
 from terralapse.errors import BandError, SettingError
 from terralapse.grid._gdal import gdal_env
+from terralapse.grid._georef import place, resolution_m
 from terralapse.grid._stack import merge_codes
-from terralapse.grid.raster import place, resolution_m
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Source, Window
 from terralapse.labels import SceneMask
 

@@ -4,53 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from odc.geo.geobox import GeoBox
-from pyproj import CRS, Geod
-from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.transform import Affine
 from rasterio.windows import Window as RioWindow
 
 from terralapse.errors import (
     HostileFileError,
-    NoGeoreferenceError,
-    SettingError,
     TerralapseError,
     UnreadableFileError,
-    UnsupportedGeoreferenceError,
 )
 from terralapse.grid import _gdal, _remote
 from terralapse.grid._gdal import Handle, gdal_env
-from terralapse.grid._guess import Guess, Hints, guess, time_of
-from terralapse.grid._safety import check_image, read_text
+from terralapse.grid._georef import LOCAL_GRID, Raster, geobox_of, locate, resolution_m
+from terralapse.grid._guess import Guess, Hints, guess, parse_time, time_of
+from terralapse.grid._safety import check_image
 from terralapse.grid._stack import BlockMask, Layer, MaskLayer, StackScene, is_nodata, read_raw
 from terralapse.grid._tiff import MAX_BLOCK_BYTES, MAX_SAMPLES, TiffLayout
 from terralapse.grid.scene import Note, SceneInfo, Source, Window
 from terralapse.labels import SceneMask
-from terralapse.sensors import NAIP, RGB
+from terralapse.sensors import NAIP, RGB, SENTINEL2
 
 MAX_PIXELS = 2**44
-LOCAL_GRID = "+proj=aeqd +lat_0=0 +lon_0=0 +datum=WGS84 +units=m +no_defs"
-_GEOD = Geod(ellps="WGS84")
-
-
-@dataclass
-class Raster:
-    """An opened and judged raster file: what its header says, before anybody decides what it means."""
-
-    name: str
-    uri: str
-    handle: Handle
-    profile: dict[str, Any]
-    layouts: list[TiffLayout]
-    geobox: GeoBox
-    notes: list[Note] = field(default_factory=list)
-    size: int | None = None
 
 
 def open_file(
@@ -103,7 +83,7 @@ def open_raster(
         handle = Handle(str(path), checked.driver, stamp=path.stat().st_mtime_ns)
         raster = _opened(checked.path.name, uri, handle, checked.layouts, checked.notes, checked.size)
     try:
-        _locate(raster, assume_crs, pixel_grid)
+        locate(raster, assume_crs, pixel_grid)
     except TerralapseError:
         _gdal.close([raster.handle])  # a file that is refused is not held open
         raise
@@ -115,59 +95,21 @@ def scene_of(raster: Raster, *, s2_offset: float | None = None) -> StackScene:
     p = raster.profile
     data, alpha = _split_alpha(raster)
     if not data:
-        raise UnreadableFileError(
-            raster.name, "has an alpha band and nothing else", "Give an image with data bands."
-        )
-    layers = [_layer(raster, i) for i in data]
-    hints = Hints(
-        name=raster.uri if _remote.is_url(raster.uri) else "/".join(Path(raster.uri).parts[-2:]),
-        dtype=p["dtypes"][0],
-        count=len(data),
-        descriptions=tuple(p["descriptions"][i - 1] for i in data),
-        colours=tuple(p["colours"][i - 1] for i in data),
-        scales=tuple(p["scales"][i - 1] for i in data),
-        offsets=tuple(p["offsets"][i - 1] for i in data),
-        units=tuple(p["units"][i - 1] for i in data),
-        gsd=resolution_m(raster.geobox),
-        tags=p["tags"],
-        sample=lambda: sample(layers),
-    )
-    found = _palette(raster) if p["palette"] else guess(hints)
-    if s2_offset is not None and found.sensor.slug == "sentinel2":
-        found.offsets = (float(s2_offset),) * len(found.offsets)
-        text = f"The offset {s2_offset:g} was given by the user."
-        found.notes = [n for n in found.notes if n.code != "s2-offset-unknown"] + [
-            Note("info", "s2-offset", text)
-        ]
-    if p["palette"]:
-        layers = [_palette_layer(raster, c) for c in range(3)]
-    else:
-        layers = [
-            Layer(
-                layers[k].handle,
-                layers[k].index,
-                found.scales[j],
-                found.offsets[j],
-                _nodata(layers[k].nodata, found),
-                overviews=layers[k].overviews,
-            )
-            for j, k in enumerate(found.keep)
-        ]
+        hint = "Give an image with data bands."
+        raise UnreadableFileError(raster.name, "has an alpha band and nothing else", hint)
+    stored = [_layer(raster, i) for i in data]
+    found = _palette() if p["palette"] else guess(_hints(raster, data, stored))
+    if s2_offset is not None and found.sensor is SENTINEL2:
+        _set_offset(found, s2_offset)
+    layers = [_palette_layer(raster, c) for c in range(3)] if p["palette"] else _scaled(stored, found)
     collar = _has_collar(raster, layers, alpha)
     if collar:
         layers = [replace(x, nodata=0.0) for x in layers]
-        text = (
-            "A corner is black in all bands and no nodata value is stated: pixels of zeros count as nodata."
-        )
+        text = "A corner is black in all bands and no nodata value is stated: zeros in all count as nodata."
         raster.notes.append(Note("warning", "black-collar", text))
     masks, told = _masks(raster, alpha, layers)
-    time, where = time_of(f"{Path(raster.uri).parent.name}/{raster.name}", p["tags"])
-    if where == "TIFFTAG_DATETIME":
-        text = f"The date {time:%Y-%m-%d} is from TIFFTAG_DATETIME, which may be when the file was written."
-        raster.notes.append(Note("warning", "date-from-writing", text))
-    one_value = {x.nodata for x in layers}
-    display = found.sensor in (RGB, NAIP) or collar
-    all_nodata = layers if display and len(layers) > 1 and one_value != {None} else None
+    time = _time(raster)
+    why = Note("info", "sensor-guess", f"{found.sensor.title}: {found.why}.")
     info = SceneInfo(
         name=Path(raster.name).stem,
         uri=raster.uri,
@@ -178,29 +120,13 @@ def scene_of(raster: Raster, *, s2_offset: float | None = None) -> StackScene:
         time=time,
         dtype=p["dtypes"][data[0] - 1],
         nodata=told,
-        notes=[
-            *raster.notes,
-            *found.notes,
-            Note("info", "sensor-guess", f"{found.sensor.title}: {found.why}."),
-        ],
+        notes=[*raster.notes, *found.notes, why],
         sources=[Source(raster.uri, raster.size)],
     )
-    if p["palette"]:
-        info.notes.append(
-            Note("info", "palette-expanded", "Palette colours were expanded to red, green and blue.")
-        )
-    return StackScene(info, layers, masks, all_nodata)
-
-
-def resolution_m(geobox: GeoBox) -> float:
-    """The ground size of the pixel in the middle of a grid, in metres: the root of its geodesic area."""
-    h, w = geobox.shape
-    affine, crs = geobox.affine, geobox.crs
-    assert crs is not None
-    x, y = place(affine, w / 2 + np.array([0, 1, 1, 0]), h / 2 + np.array([0, 0, 1, 1]))
-    lon, lat = (x, y) if crs.geographic else crs.transformer_to_crs("EPSG:4326")(x, y)
-    area, _ = _GEOD.polygon_area_perimeter(list(lon), list(lat))
-    return math.sqrt(abs(area)) if math.isfinite(area) and area else float("nan")
+    # In a picture a zero is also a dark red or blue; nodata is what is zero in all bands.
+    picture = found.sensor in (RGB, NAIP) or collar
+    together = picture and len(layers) > 1 and all(x.nodata is not None for x in layers)
+    return StackScene(info, layers, masks, layers if together else None)
 
 
 def sample(layers: Sequence[Layer], blocks: int = 3) -> np.ndarray:
@@ -222,30 +148,6 @@ def sample(layers: Sequence[Layer], blocks: int = 3) -> np.ndarray:
                 parts.append(np.where(is_nodata(stored, x.nodata), np.nan, stored.astype(np.float64)).ravel())
             out.append(np.concatenate(parts))
     return np.stack(out)
-
-
-def to_crs(text: str) -> CRS:
-    """A CRS from what a user wrote.
-
-    Raises:
-        SettingError: PROJ does not know it.
-    """
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as e:
-        raise SettingError(
-            f"CRS {text!r}", "is not a coordinate reference system", "Give one like EPSG:32633."
-        ) from e
-
-
-def place(affine: Affine, col: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World coordinates of pixel coordinates (corners are whole numbers)."""
-    return affine.a * col + affine.b * row + affine.c, affine.d * col + affine.e * row + affine.f
-
-
-def geobox_of(width: int, height: int, transform: Affine, crs: CRS | str) -> GeoBox:
-    """A grid from a rasterio transform; axis order is always x (longitude), y (latitude)."""
-    return GeoBox((height, width), transform, crs)
 
 
 def _opened(
@@ -304,118 +206,6 @@ def _header(name: str, ds: Any) -> dict[str, Any]:
         "height": ds.height,
         "palette": palette,
     }
-
-
-def _locate(raster: Raster, assume_crs: str | None, pixel_grid: bool) -> None:
-    """Finds the grid of a raster and sets `raster.geobox`."""
-    p = raster.profile
-    width, height, transform = p["width"], p["height"], p["transform"]
-    # GDAL gives the identity to an image without a position; a world of 1 m pixels at (0, 0) states a CRS.
-    placed = transform != Affine.identity() and (p["crs"] is not None or transform != Affine.scale(1, -1))
-    if not placed and p["gcps"]:
-        _locate_gcps(raster, assume_crs)
-        return
-    if not placed and p["rpcs"]:
-        raise UnsupportedGeoreferenceError(
-            raster.name,
-            "is in sensor geometry with rational polynomials (RPC)",
-            "Orthorectify it with a terrain model first (gdalwarp -rpc -to RPC_DEM=dem.tif).",
-        )
-    crs = _stated_crs(raster.name, p["crs"]) if p["crs"] else _prj_beside(raster)
-    if placed and crs is None and assume_crs is not None:
-        crs = to_crs(assume_crs)
-        raster.notes.append(
-            Note("info", "assumed-crs", f"The CRS {crs.name} is not in the file; it was given.")
-        )
-    if placed and crs is not None:
-        _check_affine(raster.name, transform)
-        raster.geobox = geobox_of(width, height, transform, crs)
-        _note_grid(raster, transform)
-        return
-    if pixel_grid:
-        raster.geobox = geobox_of(width, height, Affine.scale(1, -1), LOCAL_GRID)
-        text = "It has no georeference: an arbitrary grid of one metre a pixel was used; areas are in pixels."
-        raster.notes.append(Note("warning", "pixel-grid", text))
-        return
-    missing = (
-        "neither a CRS nor a position"
-        if not placed and crs is None
-        else "no CRS"
-        if placed
-        else "no position"
-    )
-    hint = (
-        "Name its CRS (--assume-crs EPSG:...)."
-        if placed
-        else "Give a georeferenced image or a world file beside it, or compare pixel by pixel (--no-crs)."
-    )
-    raise NoGeoreferenceError(raster.name, f"has {missing}", hint)
-
-
-def _locate_gcps(raster: Raster, assume_crs: str | None) -> None:
-    """A north-up grid through the ground control points; reading then goes through a warp."""
-    p = raster.profile
-    if p["gcp_crs"] is None and assume_crs is None:
-        hint = "Name it (--assume-crs EPSG:4326)."
-        raise NoGeoreferenceError(raster.name, "has ground control points and no CRS for them", hint)
-    crs = _stated_crs(raster.name, p["gcp_crs"]) if p["gcp_crs"] else to_crs(assume_crs or "")
-    raster.handle = replace(raster.handle, gcps=crs.to_wkt())
-    try:
-        with gdal_env():
-            warped = _gdal.dataset(raster.handle)
-            transform, width, height = warped.transform, warped.width, warped.height
-    except UnreadableFileError as e:
-        hint = "Warp it to a map projection first."
-        fault = f"has unusable ground control points ({e.fault})"
-        raise UnsupportedGeoreferenceError(raster.name, fault, hint) from e
-    raster.profile = {**p, "overviews": (), "warped": True}
-    raster.geobox = geobox_of(width, height, transform, crs)
-    text = f"{len(p['gcps'])} control points place it; it is read through a bilinear warp to a north-up grid."
-    raster.notes.append(Note("warning", "gcp-warp", text))
-
-
-def _stated_crs(name: str, stated: Any) -> CRS:
-    """A file's own CRS, when it is one that has a place on Earth."""
-    hint = "Write a known CRS into the file."
-    try:
-        crs = CRS.from_wkt(stated.to_wkt())
-    except CRSError as e:
-        raise NoGeoreferenceError(name, f"has a CRS that PROJ does not know ({e})", hint) from e
-    if crs.is_engineering:
-        raise NoGeoreferenceError(name, f"has a local CRS ({crs.name}) that has no place on Earth", hint)
-    return crs
-
-
-def _check_affine(name: str, t: Affine) -> None:
-    if not all(map(math.isfinite, tuple(t)[:6])) or t.determinant == 0:
-        raise NoGeoreferenceError(name, "has a transform that no grid has", "Write its georeference again.")
-
-
-def _note_grid(raster: Raster, t: Affine) -> None:
-    if t.b or t.d:
-        raster.notes.append(Note("info", "rotated", "Its grid is rotated or sheared against its CRS."))
-    elif t.e > 0:
-        raster.notes.append(Note("info", "south-up", "Its rows run from south to north."))
-    if raster.profile["tags"].get("AREA_OR_POINT") == "Point":
-        text = "It is pixel-is-point; positions were moved by half a pixel to the corners of pixels."
-        raster.notes.append(Note("info", "pixel-is-point", text))
-
-
-def _prj_beside(raster: Raster) -> CRS | None:
-    """The CRS of a `.prj` file beside an image that has only a world file."""
-    if raster.handle.remote or raster.handle.path.startswith("/vsi"):
-        return None
-    path = Path(raster.handle.path).with_suffix(".prj")
-    if not path.is_file():
-        return None
-    try:
-        crs = CRS.from_wkt(read_text(path))
-    except CRSError as e:
-        raise NoGeoreferenceError(
-            path, "is not a CRS", "Mend the .prj file or name the CRS (--assume-crs)."
-        ) from e
-    raster.notes.append(Note("info", "prj-file", f"The CRS {crs.name} is from {path.name}."))
-    return crs
 
 
 def _split_alpha(raster: Raster) -> tuple[list[int], int | None]:
@@ -481,8 +271,65 @@ def _has_collar(raster: Raster, layers: Sequence[Layer], alpha: int | None) -> b
     return any(not read_raw(raster.handle, indexes, w).any() for w in corners)
 
 
-def _palette(raster: Raster) -> Guess:
-    return Guess(RGB, RGB.bands, (0,), RGB.unit, (1.0,) * 3, (0.0,) * 3, "a palette of colours")
+def _hints(raster: Raster, data: Sequence[int], stored: Sequence[Layer]) -> Hints:
+    """What the file says of its data bands."""
+    p = raster.profile
+    return Hints(
+        name=raster.uri if _remote.is_url(raster.uri) else "/".join(Path(raster.uri).parts[-2:]),
+        dtype=p["dtypes"][0],
+        count=len(data),
+        descriptions=tuple(p["descriptions"][i - 1] for i in data),
+        colours=tuple(p["colours"][i - 1] for i in data),
+        scales=tuple(p["scales"][i - 1] for i in data),
+        offsets=tuple(p["offsets"][i - 1] for i in data),
+        units=tuple(p["units"][i - 1] for i in data),
+        gsd=resolution_m(raster.geobox),
+        tags=p["tags"],
+        sample=lambda: sample(stored),
+    )
+
+
+def _set_offset(found: Guess, offset: float) -> None:
+    found.offsets = (float(offset),) * len(found.offsets)
+    found.notes = [n for n in found.notes if n.code != "s2-offset-unknown"]
+    found.notes.append(Note("info", "s2-offset", f"The offset {offset:g} was given by the user."))
+
+
+def _scaled(stored: Sequence[Layer], found: Guess) -> list[Layer]:
+    """The layers that stay, with what their numbers mean."""
+    return [
+        replace(
+            stored[k], scale=found.scales[j], offset=found.offsets[j], nodata=_nodata(stored[k].nodata, found)
+        )
+        for j, k in enumerate(found.keep)
+    ]
+
+
+def _time(raster: Raster) -> datetime | None:
+    """By tags and name, then the folder's name, then the tag that is often the time of writing."""
+    tags = dict(raster.profile["tags"])
+    written = tags.pop("TIFFTAG_DATETIME", "")
+    found, _ = time_of(raster.name, tags)
+    if found is None:
+        folder = Path(raster.uri).parent.name
+        found, _ = time_of(folder)
+        if found is not None:
+            text = f"The date {found:%Y-%m-%d} is from the name of the folder, {folder}."
+            raster.notes.append(Note("info", "date-from-folder", text))
+    if found is None and written:
+        found = parse_time(written)
+        if found is not None:
+            text = (
+                f"The date {found:%Y-%m-%d} is from TIFFTAG_DATETIME, which may be when the file was written."
+            )
+            raster.notes.append(Note("warning", "date-from-writing", text))
+    return found
+
+
+def _palette() -> Guess:
+    why = Note("info", "palette-expanded", "Palette colours were expanded to red, green and blue.")
+    scales, offsets = (1.0,) * 3, (0.0,) * 3
+    return Guess(RGB, RGB.bands, (0,), RGB.unit, scales, offsets, "a palette of colours", [why])
 
 
 def _palette_layer(raster: Raster, channel: int) -> Layer:

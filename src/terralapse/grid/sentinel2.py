@@ -19,11 +19,12 @@ import numpy as np
 from terralapse.errors import BandError, UnreadableFileError
 from terralapse.grid import _gdal
 from terralapse.grid._gdal import Handle, gdal_env
+from terralapse.grid._georef import Raster
 from terralapse.grid._guess import baseline_of, parse_time
 from terralapse.grid._safety import check_member, check_zip, parse_xml, read_member, read_text
 from terralapse.grid._stack import Layer, MaskLayer, StackScene
 from terralapse.grid.mosaic import MosaicScene
-from terralapse.grid.raster import Raster, open_raster
+from terralapse.grid.raster import open_raster
 from terralapse.grid.scene import Note, Scene, SceneInfo, Source
 from terralapse.labels import SceneMask
 from terralapse.sensors import SENTINEL2, Unit

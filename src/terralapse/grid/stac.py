@@ -20,11 +20,12 @@ import numpy as np
 
 from terralapse.errors import BandError, HostileFileError, UnreadableFileError
 from terralapse.grid import _remote
+from terralapse.grid._georef import Raster
 from terralapse.grid._guess import dark_verdict, parse_time
 from terralapse.grid._safety import read_text
 from terralapse.grid._stack import Layer, MaskLayer, StackScene, is_nodata, read_raw
 from terralapse.grid.landsat import qa_codes
-from terralapse.grid.raster import Raster, open_raster, scene_of
+from terralapse.grid.raster import open_raster, scene_of
 from terralapse.grid.scene import Note, SceneInfo, Source, Window
 from terralapse.grid.sentinel2 import CLOUD_MARGIN_M, replication, scl_codes
 from terralapse.sensors import (
