@@ -20,6 +20,8 @@ _SHARE = 0.5  # of the reliable blocks must agree
 # and differ from it by this many pixels somewhere.
 _BETTER = {"shift": 1.0, "affine": 0.93, "local": 0.8}
 _WORTH_PX = 0.3
+_LOCAL_BLOCKS = 12
+_LOCAL_PX = 4.0  # a block farther off than this is no part of a smooth field
 _MAX_SLOPE = 0.02  # pixels per pixel: beyond it the scenes do not differ by a shift
 
 
@@ -52,25 +54,21 @@ class Correction:
 
 @dataclass(frozen=True)
 class LocalField:
-    """A smooth displacement that is what blocks measured near them, and fades to nothing far from all.
+    """A smooth displacement through what blocks measured, which fades to nothing far from all of them.
 
-    `centres` (row, col) [n, 2], `shifts` (dy, dx) [n, 2], `weights` [n], `reach`: standard deviation in
-    pixels of the Gaussian weight of a block. Called with (x, y) it returns the movement of content (dx, dy).
+    A Gaussian process: shift(p) = sum over blocks of exp(-|p - centre|² / 2 reach²) * coefficient. `centres`
+    (row, col) [n, 2], `coefficients` (dy, dx) [n, 2]. Called with (x, y) it returns the movement of content
+    (dx, dy), times `sign`.
     """
 
     centres: np.ndarray
-    shifts: np.ndarray
-    weights: np.ndarray
+    coefficients: np.ndarray
     reach: float
     sign: float = 1.0
 
-    def at(self, points: np.ndarray, leave_out: bool = False) -> np.ndarray:
-        """Shifts [m, 2] at points (row, col) [m, 2]; without each point's own block when they are centres."""
-        d2 = ((points[:, None, :] - self.centres[None, :, :]) ** 2).sum(axis=2)
-        weight = np.exp(-0.5 * d2 / self.reach**2) * self.weights
-        if leave_out:
-            np.fill_diagonal(weight, 0.0)
-        return weight @ self.shifts / (weight.sum(axis=1, keepdims=True) + 0.25)
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Shifts [m, 2] at points (row, col) [m, 2]."""
+        return _gaussian(points, self.centres, self.reach) @ self.coefficients
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shape = np.shape(x)
@@ -82,8 +80,31 @@ class LocalField:
         return {
             "reach_px": round(self.reach, 2),
             "centres": self.centres.round(1).tolist(),
-            "shifts_px": self.shifts.round(4).tolist(),
+            "coefficients_px": self.coefficients.round(4).tolist(),
         }
+
+
+def fit_local(centres: np.ndarray, shifts: np.ndarray, weights: np.ndarray) -> tuple[LocalField, np.ndarray]:
+    """A local field, and what each block is off when it is left out. Reach and noise are those that predict
+    left-out blocks best."""
+    spacing = _spacing(centres)
+    best: tuple[float, LocalField, np.ndarray] | None = None
+    for reach in (1.0, 1.5, 2.5):
+        kernel = _gaussian(centres, centres, reach * spacing)
+        for noise in (0.02, 0.1, 0.5, 2.0):
+            inverse = np.linalg.inv(kernel + np.diag(noise / np.maximum(weights, 0.05)))
+            coefficients = inverse @ shifts
+            left_out = coefficients / np.diag(inverse)[:, None]
+            error = _trimmed_rms(left_out, weights)
+            if best is None or error < best[0]:
+                best = error, LocalField(centres, coefficients, reach * spacing), left_out
+    if best is None:
+        raise ValueError("no block to fit a field to")
+    return best[1], best[2]
+
+
+def _gaussian(a: np.ndarray, b: np.ndarray, reach: float) -> np.ndarray:
+    return np.exp(-0.5 * ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2) / reach**2)
 
 
 @dataclass(frozen=True)
@@ -189,8 +210,8 @@ def _fit(
     design = _design(centres, shape)
     if kind == "shift":
         design = design[:, :1]
-    elif len(centres) < 3 * design.shape[1] or np.linalg.matrix_rank(design / np.abs(design).max(axis=0)) < 3:
-        return None
+    elif len(centres) < 3 * design.shape[1] or min(np.ptp(centres, axis=0)) < 0.3 * max(shape):
+        return None  # too few blocks, or all in a line
     solved = _robust(design, shifts, weights)
     if solved is None:
         return None
@@ -206,10 +227,12 @@ def _fit(
     residual = shifts - design @ coefficients
     local = None
     if kind == "local":
-        if len(centres) < 12:
+        near = np.hypot(*residual.T) < _LOCAL_PX
+        if near.sum() < _LOCAL_BLOCKS or near.sum() < _SHARE * len(near):
             return None
-        local = LocalField(centres, residual, weights, _spacing(centres))
-        residual = residual - local.at(centres, leave_out=True)
+        local, left_out = fit_local(centres[near], residual[near], weights[near])
+        residual = residual - local.at(centres)
+        residual[near] = left_out
     else:
         residual = residual / np.maximum(1 - np.clip(hat, 0, 0.9), 0.1)[:, None]
     error = _trimmed_rms(residual, weights)

@@ -246,7 +246,7 @@ def _block_sizes(shape: tuple[int, int]) -> Sequence[int]:
         return 256, 512
     if side >= 768:
         return (256,)
-    return (128, side) if side >= 192 else (side,)
+    return (128, side // 2) if side >= 256 else (side,) if side < 192 else (128,)
 
 
 def _sample(shape: tuple[int, int], block: int) -> Iterator[Window]:
@@ -332,15 +332,13 @@ class _Sampler:
         return round(found[0].dy * step), round(found[0].dx * step)
 
     def misregistered(self, blocks: Sequence[BlockShift], correction: Correction) -> list[Window]:
-        """Blocks that are off by more than a pixel, each confirmed by its own quarters, and what lies between
-        them and their neighbours in the sample."""
+        """Blocks that are off by more than a pixel, each confirmed by another one beside it or by its own
+        quarters, and what lies between them and their neighbours in the sample."""
         off = [b for b in blocks if _off(b.peak)]
-        if not off:
-            return []
         rows, cols = (sorted({getattr(b.window, k) for b in blocks}) for k in ("row", "col"))
         found: list[Window] = []
         for block in off:
-            if not self._confirmed(block, correction):
+            if not _has_ally(block, off) and not self._confirmed(block, correction):
                 continue
             found.append(block.window)
             for window in _around(block.window, rows, cols, self.shape):
@@ -371,6 +369,17 @@ def _certain(block: BlockShift) -> BlockShift:
 def _off(peak: Peak | None) -> bool:
     """Whether a block is certainly more than a pixel away."""
     return peak is not None and peak.reliable and not peak.expected and peak.size > MISREGISTERED_PX
+
+
+def _has_ally(block: BlockShift, off: Sequence[BlockShift]) -> bool:
+    """Whether a block that is off has another one near it that is off by the same."""
+    for other in off:
+        apart = np.subtract(_centre(block.window), _centre(other.window))
+        if other is block or np.abs(apart).max() > 2 * block.window.width or not (block.peak and other.peak):
+            continue
+        if np.hypot(block.peak.dy - other.peak.dy, block.peak.dx - other.peak.dx) < MISREGISTERED_PX / 2:
+            return True
+    return False
 
 
 def _around(window: Window, rows: list[int], cols: list[int], shape: tuple[int, int]) -> Iterator[Window]:
