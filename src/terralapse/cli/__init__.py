@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
 
 from terralapse.errors import TerralapseError
+
+INTERRUPTED = 130
 
 
 def main() -> NoReturn:
@@ -16,25 +19,25 @@ def main() -> NoReturn:
 
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        app(standalone_mode=False)
+        # Typer turns an interrupt into a returned exit code here.
+        code = app(standalone_mode=False) or 0
     except TerralapseError as error:
         _complain(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("Interrupted: nothing was written to the output folder.")
-        sys.exit(130)
     except BrokenPipeError:
+        # The reader of a pipe has gone, which is its right; nothing may be flushed to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        # Typer carries its own copy of click; its usage errors and exits are known by their exit code.
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        # Typer carries its own copy of click; its usage errors are known by what they can do.
+        show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or code is None:
             raise
-        show = getattr(error, "show", None)
-        if show is not None:
-            show()
+        show()
         sys.exit(code)
-    sys.exit(0)
+    if code == INTERRUPTED:
+        _complain("interrupted; nothing was written to the output folder.")
+    sys.exit(code)
 
 
 def _as_interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,10 +209,13 @@ def _run(
 def _open(source: str | Path, date: str | None, settings: ChangeSettings) -> Scene:
     from terralapse.grid.open import open_scene
 
-    scene = open_scene(source, assume_crs=settings.assume_crs, time=date, pixel_grid=settings.pixel_grid)
-    if scene.info.time is None and date is not None:
-        scene.info = replace(scene.info, time=datetime.fromisoformat(date).replace(tzinfo=UTC))
-    return scene
+    return open_scene(
+        source,
+        assume_crs=settings.assume_crs,
+        time=date,
+        pixel_grid=settings.pixel_grid,
+        s2_offset=settings.s2_offset,
+    )
 
 
 def _named(model: str) -> choose.Choice:
