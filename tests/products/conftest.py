@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -83,58 +84,67 @@ def write_rasters(
     write_cog(reason, folder / "valid.tif", geobox=box, kind="class", scheme=VALIDITY)
 
 
+def build_run(
+    folder: Path,
+    change: np.ndarray | None = None,
+    probability: np.ndarray | None = None,
+    reason: np.ndarray | None = None,
+    box: GeoBox = BOX,
+    bands: int = 3,
+    **fields: Any,
+) -> ChangeRun:
+    """A run in a new folder; what is not given is the plain case."""
+    folder.mkdir()
+    shape = (box.shape.y, box.shape.x)
+    change = squares(shape) if change is None else change
+    probability = np.where(change, 0.9, 0.1) if probability is None else probability
+    reason = np.zeros(shape, np.uint8) if reason is None else reason
+    write_rasters(folder, box, change, probability, reason)
+    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(bands, *shape)), (0, 4, 4))
+    ground = 120 + 400 * noise
+    pair = ArrayPair(
+        np.stack([ground, np.where(change, 210.0, ground)]),
+        bands=RGB.bands[:bands],
+        unit=Unit.RGB255,
+        geobox=box,
+        reason=reason,
+        sensor=RGB,
+        times=(datetime(2023, 5, 10, tzinfo=UTC), datetime(2024, 6, 2, 10, 30, tzinfo=UTC)),
+        name="blobs",
+    )
+    values: dict[str, Any] = {
+        "run_id": "0123456789ab",
+        "folder": folder,
+        "pair": pair,
+        "card": CARD,
+        "state": {"stretch": [[0.0, 255.0]]},
+        "threshold": 0.5,
+        "alignment": ALIGNMENT,
+        "scene": {"tile": 512},
+        "settings": {"before": "before.tif", "after": "after.tif", "model": "auto"},
+        "started": datetime(2026, 11, 24, 8, 0, tzinfo=UTC),
+        "warnings": [Note("warning", "gsd-out-of-range", "The pixels are larger than those of training.")],
+    }
+    return ChangeRun(**(values | fields))
+
+
 MakeRun = Callable[..., ChangeRun]
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """A function that writes a run: change, probability, reason and box may be given."""
-    made = 0
+    """A function that writes runs, each in a folder of its own."""
+    numbers = count()
+    return lambda *args, **fields: build_run(tmp_path / f"run{next(numbers)}", *args, **fields)
 
-    def make(
-        change: np.ndarray | None = None,
-        probability: np.ndarray | None = None,
-        reason: np.ndarray | None = None,
-        box: GeoBox = BOX,
-        **fields: Any,
-    ) -> ChangeRun:
-        nonlocal made
-        made += 1
-        folder = tmp_path / f"run{made}"
-        folder.mkdir()
-        shape = (box.shape.y, box.shape.x)
-        change = squares(shape) if change is None else change
-        probability = np.where(change, 0.9, 0.1) if probability is None else probability
-        reason = np.zeros(shape, np.uint8) if reason is None else reason
-        write_rasters(folder, box, change, probability, reason)
-        noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(3, *shape)), (0, 4, 4))
-        ground = 120 + 400 * noise
-        later = np.where(change, 210.0, ground)
-        pair = ArrayPair(
-            np.stack([ground, later]),
-            bands=RGB.bands,
-            unit=Unit.RGB255,
-            geobox=box,
-            reason=reason,
-            sensor=RGB,
-            times=(datetime(2023, 5, 10, tzinfo=UTC), datetime(2024, 6, 2, 10, 30, tzinfo=UTC)),
-            name="blobs",
-        )
-        values: dict[str, Any] = {
-            "run_id": "0123456789ab",
-            "folder": folder,
-            "pair": pair,
-            "card": CARD,
-            "state": {"stretch": [[0.0, 255.0]]},
-            "threshold": 0.5,
-            "alignment": ALIGNMENT,
-            "scene": {"tile": 512},
-            "settings": {"before": "before.tif", "after": "after.tif", "model": "auto"},
-            "started": datetime(2026, 11, 24, 8, 0, tzinfo=UTC),
-            "warnings": [
-                Note("warning", "gsd-out-of-range", "The pixels are larger than those of training.")
-            ],
-        }
-        return ChangeRun(**(values | fields))
 
-    return make
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChangeRun, dict[str, Any], list[Any]]:
+    """One run with all its products, the summary, and the steps that were told. Not to be changed."""
+    from terralapse.products.write import write_products
+
+    reason = np.zeros((240, 320), np.uint8)
+    reason[:, :20] = Reason.NODATA_BEFORE
+    run = build_run(tmp_path_factory.mktemp("products") / "run", reason=reason)
+    steps: list[Any] = []
+    return run, write_products(run, lambda *step: steps.append(step)), steps

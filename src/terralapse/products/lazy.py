@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import rasterio
 import xarray as xr
-from odc.geo.geobox import GeoBox
-from odc.geo.xr import xr_coords
+from affine import Affine
+from pyproj import CRS
 from rasterio.windows import Window
 from xarray.backends import BackendArray
 from xarray.core import indexing
@@ -57,14 +57,24 @@ def open_raster(path: Path, *, scaled: bool = False) -> xr.DataArray:
     """
     with rasterio.open(path) as source:
         shape = source.height, source.width
-        crs = None if source.crs is None else source.crs.to_wkt()
-        geobox = GeoBox(shape, source.transform, crs)
         dtype = "float32" if scaled else source.dtypes[0]
-        nodata = None if scaled else source.nodata
+        attrs: dict[str, Any] = {} if scaled or source.nodata is None else {"nodata": source.nodata}
+        crs = None if source.crs is None else CRS.from_wkt(source.crs.to_wkt())
+        names = ("latitude", "longitude") if crs is not None and crs.is_geographic else ("y", "x")
+        coords = _coordinates(source.transform, shape, names)
+        transform = source.transform
+    if crs is not None:
+        about = crs.to_cf() | {"GeoTransform": " ".join(map(str, transform.to_gdal()))}
+        coords["spatial_ref"] = xr.Variable((), np.int32(0), about)
     lazy = indexing.LazilyIndexedArray(_Raster(path, shape, dtype, scaled))
-    coords = xr_coords(geobox)
-    attrs: dict[str, Any] = {} if nodata is None else {"nodata": nodata}
-    array = xr.DataArray(xr.Variable(geobox.dimensions, lazy), coords=coords, name=path.stem, attrs=attrs)
-    if "spatial_ref" in coords:
+    array = xr.DataArray(xr.Variable(names, lazy), coords=coords, name=path.stem, attrs=attrs)
+    if crs is not None:
         array.encoding["grid_mapping"] = "spatial_ref"
     return array
+
+
+def _coordinates(transform: Affine, shape: tuple[int, int], names: tuple[str, str]) -> dict[str, xr.Variable]:
+    """Middles of the pixels. (odc.geo.xr would give them, but its import asks for dask.)"""
+    down = transform.f + transform.e * (np.arange(shape[0]) + 0.5)
+    across = transform.c + transform.a * (np.arange(shape[1]) + 0.5)
+    return {names[0]: xr.Variable(names[0], down), names[1]: xr.Variable(names[1], across)}
