@@ -109,13 +109,25 @@ def fit_lines(before: np.ndarray, after: np.ndarray, bands: list[str]) -> Radiom
     return result
 
 
+def _weighted_variance(channels: int) -> float:
+    """Variance of a normal variate under weights equal to its own probability of no change, over the variance
+    without: what the reweighting takes away from the spread that it is judged by."""
+    u = (np.arange(10_000) + 0.5) / 10_000
+    return float(((1 - u) * chi2.ppf(u, channels)).mean() / (0.5 * channels))
+
+
 def no_change_probability(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Probability that each pixel did not change, [n] of [n, C] pairs, by iteratively reweighted MAD."""
+    """Probability that each pixel did not change, [n] of [n, C] pairs, by iteratively reweighted MAD.
+
+    Unlike in the paper the spread of the variates is corrected for the weights that it is computed with;
+    otherwise each round judges by a smaller spread than the last, until few pixels are left.
+    """
     n, channels = before.shape
     scale_x, scale_y = before.std(axis=0), after.std(axis=0)
     x = (before - before.mean(axis=0)) / np.where(scale_x > 0, scale_x, 1)
     y = (after - after.mean(axis=0)) / np.where(scale_y > 0, scale_y, 1)
-    weight, previous = np.ones(n), np.full(channels, np.inf)
+    weight, previous, shrunk = np.ones(n), np.full(channels, np.inf), 1.0
+    consistent = _weighted_variance(channels)
     for _ in range(_ROUNDS):
         total = weight.sum()
         dx, dy = x - weight @ x / total, y - weight @ y / total
@@ -128,7 +140,8 @@ def no_change_probability(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         b /= np.sqrt(np.maximum(np.einsum("ij,ik,kj->j", b, syy, b), 1e-30))
         variates = dx @ a - dy @ b
         z = (variates**2 / np.maximum(2 * (1 - rho), 1e-12)).sum(axis=1)
-        weight = chi2.sf(z, channels)
+        weight = chi2.sf(z * shrunk, channels)
+        shrunk = consistent
         if np.abs(rho - previous).max() < 1e-4 or weight.sum() < 10 * channels:
             break
         previous = rho
