@@ -79,14 +79,10 @@ class ChangeTraining(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         images, label = batch
-        logits = self.network(self._normalised(images))
+        logits = self.network(self.detector.normalise(images, None, self.scene_state))
         loss = change_loss(logits, label, self.recipe.dice)
         self._losses.append(float(loss.detach()))
         return loss
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        valid = torch.ones_like(images[:, :, 0], dtype=torch.bool)
-        return self.detector.normalise(images, valid, self.scene_state)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.average.update_parameters(self.network)
@@ -96,7 +92,7 @@ class ChangeTraining(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         images, label = batch
-        logits = self.average(self._normalised(images))
+        logits = self.average(self.detector.normalise(images, None, self.scene_state))
         self._seen.append((torch.sigmoid(logits.float()).numpy(), label.numpy()))
 
     def on_validation_epoch_end(self) -> None:

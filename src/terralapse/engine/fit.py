@@ -74,6 +74,7 @@ class Recipe:
     blur: float = 0.4
     jpeg: float = 0.3
     untouched: float = 0.4
+    restretch: float = 0.0
     precision: str = "bf16-mixed"
     threads: int = 1
 
@@ -144,6 +145,7 @@ def training_data(
         recipe.jpeg,
         recipe.blur,
         recipe.untouched,
+        recipe.restretch,
     )
     tiles = MshsBcd(root / "cd_mshs_bcd", "val", recipe.sensor)
     val = [(torch.from_numpy(t.images).float(), torch.from_numpy(t.label)) for t in tiles]
@@ -194,8 +196,7 @@ def seal(detector: Any, best: Path, val: list[tuple[Tensor, Tensor]], state: dic
     logits, label = [], np.stack([tile[1].numpy() for tile in val])
     with torch.inference_mode():
         for images, _ in val:
-            valid = torch.ones((1, *images[:, 0].shape), dtype=torch.bool)
-            logits.append(detector.network(detector.normalise(images[None], valid, state))[0].float().numpy())
+            logits.append(detector.network(detector.normalise(images[None], None, state))[0].float().numpy())
     scores = np.stack(logits)
     temperature = fit_temperature(scores, label)
     raw, calibrated = expit(scores), expit(scores / temperature)

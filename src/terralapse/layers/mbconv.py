@@ -40,6 +40,16 @@ class InvertedResidual(nn.Module):
         self.project = ConvBN(hidden, outputs, act=False)
         self.residual = stride == 1 and inputs == outputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """`inside` [B, 1, H, W], zero beyond the edge of the data (see `within`)."""
+        y = self.project(self.depthwise(within(self.expand(x), inside)))
         return x + y if self.residual else y
+
+
+def within(x: Tensor, inside: Tensor | None) -> Tensor:
+    """Features with zeros where `inside` is zero: what a padded convolution has beyond its edge.
+
+    Before every spatial convolution this makes the edge of the data, wherever it runs, the same as the edge
+    of the image: a tile that was padded gives what the bare tile gives. None stands for no edge at all.
+    """
+    return x if inside is None else x * inside

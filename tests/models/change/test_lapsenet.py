@@ -22,7 +22,7 @@ def detector(card, seed=0):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 1.5)
     x = images(card, 64, 64, seed=9)
-    logits = found.network(found.normalise(x, torch.ones_like(x[:, :, 0], dtype=torch.bool), state(card)))
+    logits = found.network(found.normalise(x, None, state(card)))
     head = found.network.head
     with torch.no_grad():
         head.weight.mul_(2 / logits.std())
@@ -87,7 +87,7 @@ def test_a_pixel_reaches_no_further_than_the_halo(card):
     side = 2 * halo + 4 * multiple
     x = images(card, side, side).double().requires_grad_()
     found.network.double()
-    normal = found.normalise(x, torch.ones_like(x[:, :, 0], dtype=torch.bool), state(card))
+    normal = found.normalise(x, None, state(card))
     logits = found.network(normal)
     reach = 0
     first = side // 2 // multiple * multiple
@@ -131,9 +131,23 @@ def test_a_missing_pixel_stays_within_itself(card):
     x[0, 0, 0, 20, 21] = torch.nan  # one band of one date
     out = predict(found, x, state(card))
     assert torch.isfinite(out).all()
-    normal = found.normalise(x, ~x.isnan().any(dim=2), state(card))
-    assert (normal[0, :, :, 20, 21] == 0).all()  # of both dates and all bands
-    assert (normal != 0).all(dim=(0, 1, 2)).sum() == 48 * 48 - 1
+    clean = predict(found, images(card, 48, 48), state(card))
+    changed = (out - clean).abs()[0] > 1e-6
+    assert changed[20, 21]
+    rows, cols = torch.nonzero(changed, as_tuple=True)
+    assert (rows - 20).abs().max() <= card.inputs.halo
+    assert (cols - 21).abs().max() <= card.inputs.halo
+    assert (out - clean).abs().mean() < 0.01  # it is one pixel less, not a hole
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_the_edge_of_the_data_is_the_edge_of_the_image(card):
+    """Padding with nothing, as the engine does at the edge of a scene, changes nothing."""
+    found, x, halo = detector(card), images(card, 48, 64), card.inputs.halo
+    bare = predict(found, x, state(card))
+    padded = torch.nn.functional.pad(x, (halo,) * 4, value=torch.nan)
+    assert (predict(found, padded, state(card))[:, halo:-halo, halo:-halo] - bare).abs().max() < 1e-4
+    assert bare.std() > 0.01
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from terralapse.cards import Card, Inputs, Licences, Normalisation, Status, Stretch, Task, Weights
 from terralapse.errors import ModelInputError, NoValidDataError
 from terralapse.grid.pair import PairSample
-from terralapse.layers.mbconv import ConvBN, InvertedResidual
+from terralapse.layers.mbconv import ConvBN, InvertedResidual, within
 from terralapse.layers.pairing import SymmetricFusion
 from terralapse.layers.weights import load_weights
 from terralapse.registry import register
@@ -53,13 +53,13 @@ RGB = Card(
     weights=(
         Weights(
             "lapsenet-rgb.safetensors",
-            sha256="daf1150cd5f1f9cdd093d2e855212cbd583e43618c7ef7ccd35b45f3cda8f5c4",
+            sha256="533a6de6a6fa067bf2fc97670e47c05a8329b42826db920a0395fefa4d98f7a4",
             licence="Apache-2.0",
         ),
     ),
     parameters=543_972,
-    temperature=0.763,
-    threshold=0.12,
+    temperature=1.159,
+    threshold=0.5,
     default_rank=10,
 )
 S2 = Card(
@@ -88,13 +88,13 @@ S2 = Card(
     weights=(
         Weights(
             "lapsenet-s2.safetensors",
-            sha256="0acdf02dbd3d1d135312aec9b9d8adb99720a3a05fa056daff4748b3968666bd",
+            sha256="bfdd54895260db96c245fe732a96f7506c595501b2f778c26ae8b59434152259",
             licence="Apache-2.0",
         ),
     ),
     parameters=544_161,
-    temperature=1.065,
-    threshold=0.2,
+    temperature=1.435,
+    threshold=0.52,
     default_rank=10,
 )
 
@@ -124,26 +124,56 @@ class LapseNet(nn.Module):
         self.head = nn.Conv2d(w2, (2 // zoom) ** 2, 1)
         nn.init.constant_(self.head.bias, -3.0)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of change [B, H, W] for normalised images [B, 2, C, H, W]."""
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Logits of change [B, H, W] for normalised images [B, 2, C, H, W].
+
+        `valid` bool [B, H, W] is where both dates have data; the images are zero elsewhere. The edge of the
+        data is then treated as the edge of an image. None stands for data everywhere.
+        """
         x = images.transpose(0, 1).flatten(0, 1)  # [2B, C, H, W]: all first dates, then all second dates
         x = x.contiguous(memory_format=torch.channels_last)
-        if self.zoom > 1:
-            x = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", align_corners=False)
-        # The same encoder for both dates; strides below are with respect to the zoomed input.
-        e2 = self.stage2(self.stem(x))  # [2B, 16, H/2, W/2]
-        e4 = self.stage4(e2)  # [2B, 24, H/4, W/4]
-        e8 = self.stage8(e4)  # [2B, 80, H/8, W/8]
+        x, in2, in4, in8 = self._edges(x, valid)
+        # The same encoder for both dates; strides are with respect to the zoomed input.
+        e2 = _run(self.stage2, self.stem(x), in2, in2)  # [2B, 16, H/2, W/2]
+        e4 = _run(self.stage4, e2, in2, in4)  # [2B, 24, H/4, W/4]
+        e8 = _run(self.stage8, e4, in4, in8)  # [2B, 80, H/8, W/8]
         # The dates meet at each stride; the decoder has one map a pair.
-        d8 = self.refine8(self.fuse8(e8))  # [B, 128, H/8, W/8]
+        in2, in4, in8 = (None if m is None else m[: len(images)] for m in (in2, in4, in8))
+        d8 = self.refine8(within(self.fuse8(e8), in8))  # [B, 128, H/8, W/8]
         d4 = torch.cat([F.interpolate(self.narrow8(d8), scale_factor=2.0), self.fuse4(e4)], dim=1)
-        d4 = self.refine4(d4)  # [B, 64, H/4, W/4]
+        d4 = self.refine4(within(d4, in4))  # [B, 64, H/4, W/4]
         d2 = torch.cat([F.interpolate(self.narrow4(d4), scale_factor=2.0), self.fuse2(e2)], dim=1)
-        d2 = self.refine2(d2)  # [B, 32, H/2, W/2]
-        logits = self.head(
-            d2
-        )  # [B, 4, H/2, W/2] of which each is one of 2 x 2 pixels; [B, 1, H, W] at zoom 2
+        d2 = self.refine2(within(d2, in2))  # [B, 32, H/2, W/2]
+        logits = self.head(d2)  # [B, 4, H/2, W/2], each one of 2 x 2 pixels; at zoom 2 [B, 1, H, W]
         return F.pixel_shuffle(logits, 2 // self.zoom).squeeze(1)
+
+    def _edges(
+        self, x: Tensor, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """The zoomed input, and for strides 2, 4 and 8 a mask [2B, 1, h, w] of where there is any data."""
+        if self.zoom > 1:
+            zoomed = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", align_corners=False)
+        else:
+            zoomed = x
+        if valid is None:
+            return zoomed, None, None, None
+        known = valid[:, None].to(x.dtype).repeat(2, 1, 1, 1)
+        if (
+            self.zoom > 1
+        ):  # zeros beyond the edge must not be mixed into the data: divide by the weight of data
+            weight = F.interpolate(known, scale_factor=self.zoom, mode="bilinear", align_corners=False)
+            known = F.interpolate(known, scale_factor=self.zoom)
+            zoomed = torch.where(known > 0, zoomed / weight.clamp(min=0.1), 0.0)
+        at2 = F.max_pool2d(known, 2)
+        at4 = F.max_pool2d(at2, 2)
+        return zoomed, at2, at4, F.max_pool2d(at4, 2)
+
+
+def _run(blocks: nn.Sequential, x: Tensor, before: Tensor | None, after: Tensor | None) -> Tensor:
+    """Blocks of which the first may halve the resolution; masks for its input and for those of the others."""
+    for number, block in enumerate(blocks):
+        x = block(x, before if number == 0 else after)
+    return x
 
 
 class LapseNetDetector(ChangeDetector):
@@ -188,22 +218,22 @@ class LapseNetDetector(ChangeDetector):
     def predict(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
         """Calibrated probability of change, float32 [B, H, W]; see `ChangeDetector.predict`."""
         with torch.inference_mode():
-            logits = self.network(self.normalise(images[:, :, state["bands"]], valid, state))
+            usable = valid.all(dim=1) & ~images[:, :, state["bands"]].isnan().any(dim=(1, 2))
+            normal = self.normalise(images[:, :, state["bands"]], usable, state)
+            logits = self.network(normal, None if usable.all() else usable)
             return ChangeOutput(logits).probability(state["temperature"])
 
-    def normalise(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
-        """Images [B, 2, C, H, W] in the pair's unit, in the card's band order, as the network takes them.
-
-        Where one date is missing both become 0, the mean: two equal values are no change.
-        """
+    def normalise(self, images: Tensor, usable: Tensor | None, state: dict[str, Any]) -> Tensor:
+        """Images [B, 2, C, H, W] in the pair's unit, in the card's band order, as the network takes them;
+        zero where `usable` [B, H, W] is False, at both dates. None stands for usable everywhere."""
         column = (-1, 1, 1)
         if "stretch" in state:
             low = images.new_tensor(state["stretch"]["low"]).view(column)
             high = images.new_tensor(state["stretch"]["high"]).view(column)
             images = ((images - low) / (high - low)).clamp(-0.5, 2.0) * self._top
         mean, std = (x.to(images).view(column) for x in (self._mean, self._std))
-        usable = valid.all(dim=1) & ~images.isnan().any(dim=(1, 2))  # [B, H, W]
-        return ((images - mean) / std).masked_fill(~usable[:, None, None], 0.0)
+        normal = (images - mean) / std
+        return normal if usable is None else normal.masked_fill(~usable[:, None, None], 0.0)
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
         """Starts the encoder from the published EfficientNet-Lite0; for training."""
