@@ -74,8 +74,17 @@ def place(affine: Affine, col: np.ndarray, row: np.ndarray) -> tuple[np.ndarray,
 
 
 def geobox_of(width: int, height: int, transform: Affine, crs: CRS | str) -> GeoBox:
-    """A grid from a rasterio transform; axis order is always x (longitude), y (latitude)."""
-    return GeoBox((height, width), transform, crs)
+    """A grid from a rasterio transform; axis order is always x (longitude), y (latitude).
+
+    A CRS that is exactly a registered one is called by its code, so that people read EPSG:26915 and not a
+    paragraph of well-known text.
+    """
+    return GeoBox((height, width), transform, _registered(crs))
+
+
+def _registered(crs: CRS | str) -> CRS | str:
+    code = None if isinstance(crs, str) else crs.to_epsg(min_confidence=100)
+    return crs if code is None else f"EPSG:{code}"
 
 
 def locate(raster: Raster, assume_crs: str | None, pixel_grid: bool) -> None:
