@@ -21,7 +21,7 @@ from terralapse.grid.scene import Block
 from terralapse.labels import SceneMask
 
 _CHUNK = 16384  # positions at a time: their temporaries stay in the second-level cache
-_WHOLE = 0.999  # share of a kernel's weight that must lie on usable pixels
+WHOLE = 0.999  # share of a kernel's weight that must lie on usable pixels
 _VALID, _OUTSIDE = int(SceneMask.VALID), int(SceneMask.OUTSIDE)
 _SNAP = float(2**20)  # positions are rounded to 2^-20 pixel, so that ties fall the same way in every window
 
@@ -54,15 +54,16 @@ def resample(
     y: np.ndarray,
     kernel: Kernel,
     size: tuple[np.ndarray, np.ndarray] | None = None,
+    share: float = WHOLE,
 ) -> Block:
     """Values and mask at positions.
 
     Args:
         block: source pixels [C, h, w], NaN where masked.
         x, y: positions, float64 [H, W].
-        kernel: the rule. A value is masked when more than a thousandth of its kernel's weight falls on masked
-            pixels of the image; pixels outside of the image are left out of the weights.
+        kernel: the rule. Pixels outside of the image are left out of its weights.
         size: for `AVERAGE`: width and height in source pixels of the box to average over, each [H, W].
+        share: of the kernel's weight that must fall on usable pixels; a value with less is masked.
 
     Returns:
         [C, H, W] and its mask. The code of a masked value is that of most of the kernel's masked weight.
@@ -88,7 +89,7 @@ def resample(
         code = np.where(here, _VALID if clean else mask.reshape(-1)[at.nearest()], _OUTSIDE).astype(np.uint8)
         values = at.values(flat)
         if kernel is not Kernel.NEAREST and not clean:
-            _mend(flat, mask, reasons, values, code, at)
+            _mend(flat, mask, reasons, values, code, at, share)
         bad = code != _VALID
         if bad.any():
             values[:, bad] = np.nan
@@ -226,7 +227,13 @@ def _box(centre: np.ndarray, size: np.ndarray, count: int) -> tuple[list[np.ndar
 
 
 def _mend(
-    flat: np.ndarray, mask: np.ndarray, reasons: list[int], values: np.ndarray, code: np.ndarray, at: _At
+    flat: np.ndarray,
+    mask: np.ndarray,
+    reasons: list[int],
+    values: np.ndarray,
+    code: np.ndarray,
+    at: _At,
+    share: float,
 ) -> None:
     """Recomputes, in place, the values whose kernel touched a masked pixel (they are NaN by
     arithmetic). `reasons` are the codes that occur in the mask."""
@@ -249,9 +256,9 @@ def _mend(
             usable += np.where(good, np.abs(weight), 0)
             known += np.where(why != _OUTSIDE, np.abs(weight), 0)
             total += np.where(good, flat.take(k, axis=1), 0) * weight
-            for c, share in masked.items():
-                share += np.where(why == c, np.abs(weight), 0)
-    whole = (usable > _WHOLE * known) & (scale > 0)
+            for c, of_code in masked.items():
+                of_code += np.where(why == c, np.abs(weight), 0)
+    whole = (usable > share * known) & (scale > 0)
     values[:, where[0], where[1]] = np.where(whole, total / np.where(whole, scale, 1), np.nan)
     kinds = np.array([*masked, int(SceneMask.NODATA)], np.uint8)
     shares = np.stack([*masked.values(), np.full(len(whole), 1e-12)])

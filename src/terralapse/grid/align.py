@@ -13,6 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from terralapse.grid._positions import Target, compose
+from terralapse.grid._resample import WHOLE
 from terralapse.grid._shiftmodel import Correction
 from terralapse.grid.aoi import Area
 from terralapse.grid.common import GridChoice, choose_grid, ground_size
@@ -26,6 +27,7 @@ from terralapse.labels import Reason, SceneMask, pair_reason
 from terralapse.sensors import Unit
 
 _DATES = ("before", "after")
+_PREVIEW_SHARE = 0.25  # of a preview pixel that must be usable: a picture shows what there is
 _REASONS = np.array([[int(pair_reason(m, date)) for m in SceneMask] for date in (0, 1)], np.uint8)
 
 
@@ -146,11 +148,11 @@ class AlignedPair(Pair):
         inside = window.clip(*self.shape)
         blank = Reason.OUTSIDE_BEFORE if self._area is None else Reason.OUTSIDE_AOI
         if inside == window:
-            return self._block(self._window_affine(window), (window.height, window.width), None)
+            return self._block(self._window_affine(window), (window.height, window.width))
         images = np.full((2, len(self.bands), window.height, window.width), np.nan, np.float32)
         reason = np.full((window.height, window.width), int(blank), np.uint8)
         if inside.height and inside.width:
-            block = self._block(self._window_affine(inside), (inside.height, inside.width), None)
+            block = self._block(self._window_affine(inside), (inside.height, inside.width))
             here = Window(
                 inside.row - window.row, inside.col - window.col, inside.height, inside.width
             ).slices
@@ -164,7 +166,7 @@ class AlignedPair(Pair):
         step = max(1, -(-max(height, width) // max_size))
         shape = (-(-height // step), -(-width // step))
         names = None if bands is None else (self._named(0, bands), self._named(1, bands))
-        block = self._block(Affine.scale(step), shape, names)
+        block = self._block(Affine.scale(step), shape, names, _PREVIEW_SHARE)
         return block, GeoBox(shape, compose(self.geobox.affine, Affine.scale(step)), self.geobox.crs)
 
     def _named(self, date: int, bands: Sequence[str]) -> list[str]:
@@ -177,10 +179,17 @@ class AlignedPair(Pair):
         return names
 
     def _block(
-        self, to_grid: Affine, shape: tuple[int, int], names: tuple[list[str], list[str]] | None
+        self,
+        to_grid: Affine,
+        shape: tuple[int, int],
+        names: tuple[list[str], list[str]] | None = None,
+        share: float = WHOLE,
     ) -> PairBlock:
         """Both dates on pixels that `to_grid` maps to those of the common grid."""
-        dates = [self.read_date(d, to_grid, shape, None if names is None else names[d]) for d in (0, 1)]
+        dates = [
+            self.read_date(d, to_grid, shape, None if names is None else names[d], share=share)
+            for d in (0, 1)
+        ]
         if self._radiometry is not None and names is None:
             dates[1].data = self._radiometry.apply(dates[1].data)
         codes = [_REASONS[d][block.mask].astype(np.int16) for d, block in enumerate(dates)]
@@ -199,6 +208,7 @@ class AlignedPair(Pair):
         shape: tuple[int, int],
         names: Sequence[str] | None = None,
         correction: Correction | None = None,
+        share: float = WHOLE,
     ) -> Block:
         """One date (0 or 1) on pixels that `to_grid` maps to those of the common grid, in the pair's unit."""
         scene = self._scenes[date]
@@ -207,7 +217,7 @@ class AlignedPair(Pair):
         affine, shifted = compose(self.geobox.affine, to_grid), None
         if date == self._moved:
             affine, shifted = compose(self.geobox.affine, compose(move.affine, to_grid)), move.field
-        block = warp(scene, Target(affine, self.geobox.crs, shape, shifted, to_grid), names)
+        block = warp(scene, Target(affine, self.geobox.crs, shape, shifted, to_grid), names, share=share)
         if self.unit is Unit.DB and scene.info.unit is Unit.POWER:
             with np.errstate(invalid="ignore", divide="ignore"):
                 block.data = 10 * np.log10(block.data)

@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 
 from terralapse.errors import NoGeoreferenceError
 from terralapse.grid._positions import Mapping, Target, compose, linear, same_crs
-from terralapse.grid._resample import Kernel, resample
+from terralapse.grid._resample import WHOLE, Kernel, resample
 from terralapse.grid.scene import Block, Scene, Window
 from terralapse.labels import SceneMask
 from terralapse.sensors import Unit
@@ -60,13 +60,18 @@ def read_onto(
 
 
 def warp(
-    scene: Scene, target: Target, bands: Sequence[str] | None = None, kernel: Kernel | None = None
+    scene: Scene,
+    target: Target,
+    bands: Sequence[str] | None = None,
+    kernel: Kernel | None = None,
+    share: float = WHOLE,
 ) -> Block:
-    """As `read_onto`, for a target that may be displaced by a field."""
+    """As `read_onto`, for a target that may be displaced by a field. `share` of the weight of a kernel must
+    fall on usable pixels; previews take less than analysis does."""
     names = [scene.info.bands[i].name for i in scene.band_indices(bands)]
     whole: Block | None = None
     for layer in layers(scene, target):
-        block = _from_layer(layer, target, names, kernel, scene.info.unit)
+        block = _from_layer(layer, target, names, _how(layer, kernel, scene.info.unit, share))
         if block is not None and whole is not None:
             _fill(whole.data, whole.mask, block)
         whole = whole or block
@@ -226,26 +231,38 @@ def _copy(source: GeoBox, target: Target) -> tuple[int, int, int, int] | None:
     return round(row), round(col), step_y, step_x
 
 
-def _from_layer(
-    layer: Layer, target: Target, bands: Sequence[str], kernel: Kernel | None, unit: Unit
-) -> Block | None:
-    """One layer on the target; None when it has no pixel there."""
-    if layer.copy is not None:
-        return _copied(layer, target.shape, bands)
-    if not _may_touch(layer.geobox, target):
-        return None
+@dataclass(frozen=True)
+class _How:
+    """How one layer is resampled: the same for all windows of a target."""
+
+    kernel: Kernel
+    decimation: int
+    share: float
+    as_power: bool  # values are decibels, whose mean is that of the powers
+
+
+def _how(layer: Layer, kernel: Kernel | None, unit: Unit, share: float) -> _How:
     if kernel is None:
         kernel = Kernel.AVERAGE if layer.ratio >= AVERAGE_FROM else Kernel.BILINEAR
     decimation = 1
     if kernel is Kernel.AVERAGE and layer.ratio >= _DECIMATE_FROM:
         decimation = 2 ** int(np.log2(layer.ratio / (_DECIMATE_FROM / 2)))
-    pieces = _pieces(layer, target, len(bands), decimation)
+    return _How(kernel, decimation, share, unit is Unit.DB and kernel is not Kernel.NEAREST)
+
+
+def _from_layer(layer: Layer, target: Target, bands: Sequence[str], how: _How) -> Block | None:
+    """One layer on the target; None when it has no pixel there."""
+    if layer.copy is not None:
+        return _copied(layer, target.shape, bands)
+    if not _may_touch(layer.geobox, target):
+        return None
+    pieces = _pieces(layer, target, len(bands), how.decimation)
     if len(pieces) == 1:
-        return _sampled(layer, target, bands, kernel, decimation, unit)
+        return _sampled(layer, target, bands, how)
     whole = _nothing(len(bands), target.shape)
     for window in pieces:
         piece = target.crop(window.row, window.col, window.height, window.width)
-        block = _sampled(layer, piece, bands, kernel, decimation, unit)
+        block = _sampled(layer, piece, bands, how)
         if block is not None:
             whole.data[:, window.slices[0], window.slices[1]] = block.data
             whole.mask[window.slices] = block.mask
@@ -290,12 +307,10 @@ def _pieces(layer: Layer, target: Target, bands: int, decimation: int) -> list[W
     ]
 
 
-def _sampled(
-    layer: Layer, target: Target, bands: Sequence[str], kernel: Kernel, decimation: int, unit: Unit
-) -> Block | None:
+def _sampled(layer: Layer, target: Target, bands: Sequence[str], how: _How) -> Block | None:
     """One piece: positions, the source window behind them, its pixels, the kernel."""
     mapping = Mapping(layer.geobox, target)
-    x, y, size = _boxes(mapping) if kernel is Kernel.AVERAGE else (*mapping.centres(), None)
+    x, y, size = _boxes(mapping) if how.kernel is Kernel.AVERAGE else (*mapping.centres(), None)
     h, w = layer.geobox.shape.y, layer.geobox.shape.x
     with np.errstate(invalid="ignore"):
         inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
@@ -304,17 +319,20 @@ def _sampled(
     reach = (0.0, 0.0) if size is None else tuple(float(s[inside].max()) / 2 for s in size)
     left, right = float(x[inside].min()) - reach[0], float(x[inside].max()) + reach[0]
     top, bottom = float(y[inside].min()) - reach[1], float(y[inside].max()) + reach[1]
-    if (right - left) * (bottom - top) * len(bands) > 8 * _BUDGET * decimation**2 and min(target.shape) > 1:
-        return _halved(layer, target, bands, kernel, decimation, unit)  # the piece straddles a seam
+    if (right - left) * (bottom - top) * len(bands) > 8 * _BUDGET * how.decimation**2 and min(
+        target.shape
+    ) > 1:
+        return _halved(layer, target, bands, how)  # the piece straddles a seam
     x, y = np.where(inside, x, np.nan), np.where(inside, y, np.nan)
-    window = _source_window((left, top, right, bottom), (h, w), kernel, decimation)
-    block = layer.read(window, bands, decimation)
-    if unit is Unit.DB and kernel is not Kernel.NEAREST:
+    window = _source_window((left, top, right, bottom), (h, w), how.kernel, how.decimation)
+    block = layer.read(window, bands, how.decimation)
+    if how.as_power:
         block.data = 10 ** (block.data / 10)
     if size is not None:
-        size = (size[0] / decimation, size[1] / decimation)
-    out = resample(block, (x - window.col) / decimation, (y - window.row) / decimation, kernel, size)
-    if unit is Unit.DB and kernel is not Kernel.NEAREST:
+        size = (size[0] / how.decimation, size[1] / how.decimation)
+    x, y = (x - window.col) / how.decimation, (y - window.row) / how.decimation
+    out = resample(block, x, y, how.kernel, size, how.share)
+    if how.as_power:
         out.data = 10 * np.log10(out.data)
     return out
 
@@ -335,9 +353,7 @@ def _source_window(
     return Window(row, col, end_row - row, end_col - col).clip(*shape)
 
 
-def _halved(
-    layer: Layer, target: Target, bands: Sequence[str], kernel: Kernel, decimation: int, unit: Unit
-) -> Block | None:
+def _halved(layer: Layer, target: Target, bands: Sequence[str], how: _How) -> Block | None:
     """The longer side of a piece cut in two, for pieces whose source window is torn apart."""
     h, w = target.shape
     axis = 0 if h >= w else 1
@@ -347,7 +363,7 @@ def _halved(
         if axis == 0
         else [target.crop(0, 0, h, cut), target.crop(0, cut, h, w - cut)]
     )
-    blocks = [_sampled(layer, half, bands, kernel, decimation, unit) for half in halves]
+    blocks = [_sampled(layer, half, bands, how) for half in halves]
     if all(b is None for b in blocks):
         return None
     whole = [b or _nothing(len(bands), half.shape) for b, half in zip(blocks, halves, strict=True)]
