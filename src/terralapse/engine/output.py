@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from terralapse.engine.parts import WORK, sync_folder
+from terralapse.engine.parts import LAYERS, WORK, sync_folder
 from terralapse.errors import (
     OutputExistsError,
     OutputLockedError,
@@ -84,8 +84,7 @@ class OutputFolder:
         try:
             self._repair()
             self._refuse_existing()
-            if self.staging.exists() and not self.resume:
-                shutil.rmtree(self.staging)
+            self._sweep()
             self.staging.mkdir(exist_ok=True)
             _try_writing(self.staging)
         except OSError as error:
@@ -124,6 +123,18 @@ class OutputFolder:
             self._lock.release()
         if full and not isinstance(error, TerralapseError):
             raise _no_space(self.path) from error
+
+    def _sweep(self) -> None:
+        """Removes what an interrupted run left, except, for a run that goes on, what the engine can use."""
+        if not self.staging.exists():
+            return
+        if not self.resume:
+            shutil.rmtree(self.staging)
+            return
+        useful = {WORK, *(f"{layer}.tif" for layer in LAYERS)}
+        for path in self.staging.iterdir():
+            if path.name not in useful:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _refuse_existing(self) -> None:
         if not self.path.exists():

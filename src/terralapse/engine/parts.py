@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from terralapse.grid.scene import Window
 from terralapse.labels import Reason
 
 WORK = ".work"  # in the staging folder; `OutputFolder` leaves it out of what it publishes
+LAYERS = ("prob", "valid", "change")  # the rasters of a run, as NAME.tif
 _LEVEL = 1  # of zlib: parts are read once and thrown away
 _NAME = re.compile(r"part-(\d{6})")
 
@@ -112,10 +113,19 @@ class PartWriter:
         todo: the parts of one lane that are wanted; pieces of others are dropped.
         threshold: probability from which a pixel counts as changed.
         name: of the detector, for errors.
+        sink: called with what each part takes, before it is quantised; every pixel comes once.
     """
 
-    def __init__(self, store: PartStore, todo: list[Part], threshold: float, name: str) -> None:
+    def __init__(
+        self,
+        store: PartStore,
+        todo: list[Part],
+        threshold: float,
+        name: str,
+        sink: Callable[[Piece], None] | None = None,
+    ) -> None:
         self._store, self._todo, self._threshold, self._name = store, list(todo), threshold, name
+        self._sink = sink
         self._open: dict[int, tuple[np.ndarray, np.ndarray, Counts]] = {}
 
     def take(self, piece: Piece) -> None:
@@ -129,23 +139,25 @@ class PartWriter:
                 self._open[part.index] = np.empty(shape, np.uint8), np.empty(shape, np.uint8), Counts()
             prob, reason, counts = self._open[part.index]
             source, target = inside(shared, piece.window), inside(shared, part.window)
-            piece_prob, piece_reason = piece.prob[source], piece.reason[source]
-            self._check(piece_prob, piece_reason, shared)
-            prob[target] = quantise(piece_prob, piece_reason, self._threshold)
-            reason[target] = piece_reason
-            counts += _count(prob[target], piece_reason, self._threshold)
+            taken = Piece(shared, piece.prob[source], piece.reason[source])
+            self._check(taken)
+            if self._sink is not None:
+                self._sink(taken)
+            prob[target] = quantise(taken.prob, taken.reason, self._threshold)
+            reason[target] = taken.reason
+            counts += _count(prob[target], taken.reason, self._threshold)
             self._open[part.index] = prob, reason, counts
             if sum(counts.reasons) == prob.size:
                 self._store.write(part, prob, reason, counts)
                 del self._open[part.index]
                 self._todo.remove(part)
 
-    def _check(self, prob: np.ndarray, reason: np.ndarray, window: Window) -> None:
-        values = prob[reason == Reason.VALID]
+    def _check(self, piece: Piece) -> None:
+        values = piece.prob[piece.reason == Reason.VALID]
         if values.size and not (values.min() >= -1e-3 and values.max() <= 1 + 1e-3):
             raise ModelInputError(
                 self._name,
-                f"gave probabilities outside of 0 to 1, or none at all, in {window}",
+                f"gave probabilities outside of 0 to 1, or none at all, in {piece.window}",
                 "The input may be outside of what it can take; try another --model.",
             )
 

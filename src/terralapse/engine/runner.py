@@ -310,6 +310,10 @@ def bytes_per_pixel(run: Runner, probe: np.ndarray) -> float:
 class _LiveTensors(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, and remembers the most."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise torch imports its compiler, which takes seconds, to keep it out of here
+
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0

@@ -23,7 +23,15 @@ import torch
 from terralapse._version import __version__
 from terralapse.engine import memory
 from terralapse.engine.output import require_space
-from terralapse.engine.parts import Counts, PartStore, PartWriter, clear_records, load_record, save_record
+from terralapse.engine.parts import (
+    LAYERS,
+    Counts,
+    PartStore,
+    PartWriter,
+    clear_records,
+    load_record,
+    save_record,
+)
 from terralapse.engine.plan import ScenePlan, Seams, Tile, digest, plan_scene
 from terralapse.engine.runner import (
     Backoff,
@@ -54,7 +62,6 @@ TILE_MEMORY = 640 * memory.MIB  # working memory of the network
 BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 READ_AHEAD = 2  # tiles read before they are needed
 WRITE_BEHIND = 3  # tiles computed but not yet stored
-LAYERS = ("prob", "valid", "change")
 
 
 @dataclass(frozen=True)
@@ -342,14 +349,12 @@ class _Run:
         if not self.exact:  # a row is final only with the rows above and below it
             rows = {r for row in wanted for r in (row - 1, row, row + 1) if 0 <= r < self.plan.rows}
         stitch = Crop() if self.exact else Blend(self.plan, lane, min(rows))
-        writer = PartWriter(self.store, todo, self.threshold, self.detector.card.slug)
+        writer = PartWriter(self.store, todo, self.threshold, self.detector.card.slug, self.sink)
         own = range(*self.plan.lane(lane))
 
         def finish(pieces: Iterator[Piece]) -> None:
             since = time.perf_counter()
             for piece in pieces:
-                if self.sink is not None:
-                    self.sink(piece)
                 writer.take(piece)
             self.busy["store"] += time.perf_counter() - since
 

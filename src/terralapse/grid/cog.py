@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ from terralapse.labels import ClassScheme
 Windows = Iterable[tuple[Window, np.ndarray]]
 BLOCK = 512
 _GDAL_FAILURES = (RasterioError, CPLE_BaseError)
+# What the system and the TIFF library say when bytes do not reach the disk.
+_FULL = re.compile(r"No space left|File too large|quota|(Write|Seek) error|TIFF(Rewrite|Write)Directory")
 _ENV = {"GDAL_PAM_ENABLED": "NO"}  # no .aux.xml beside the file
 # No num_threads in the draft: GDAL's threaded writer swallows the error of a full disk.
 _DRAFT = {
@@ -217,11 +220,9 @@ def not_writable(path: Path, error: BaseException) -> OutputNotWritableError:
         error = error.__cause__
         texts.append(str(error))
     text = texts[-1].strip().rstrip(".")
-    if any("No space left" in t or "File too large" in t for t in texts) or (
-        free is not None and free < 1 << 20
-    ):
-        left = "" if free is None else f" ({free / 1e6:.1f} MB are left)"
+    if (free is not None and free < 1 << 20) or any(_FULL.search(t) for t in texts):
+        left = "" if free is None else f" ({free / 1e6:,.1f} MB are free)"
         return OutputNotWritableError(
-            path, f"no space left on the disk{left}", "Free some, or write elsewhere."
+            path, f"no space left on the disk, or a limit was met{left}", "Free some, or write elsewhere."
         )
     return OutputNotWritableError(path, f"cannot be written ({text})", "Check the folder and its rights.")
