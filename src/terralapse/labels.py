@@ -110,6 +110,6 @@ VALIDITY = ClassScheme(
         LabelClass(11, "snow_after", "Snow after", "#80cdc1"),
         LabelClass(12, "saturated_before", "Saturated before", "#fdd0a2"),
         LabelClass(13, "saturated_after", "Saturated after", "#fdae6b"),
-        LabelClass(14, "misregistered", "Dates do not align here", "#e7298a"),
+        LabelClass(14, "misregistered", "Dates do not align here", "#e6c229"),
     ),
 )

@@ -22,6 +22,7 @@ from terralapse.products.tally import PROB_STEPS, Tally, tally
 from terralapse.products.zones import Zones, load_zones, regular_cells
 
 _PREVIEW = 2048  # pixels on the longer side
+_CALIBRATION = ("ece", "expected calibration error")  # names of a card's figure
 _NEAR = 0.15  # a probability this close to the threshold is called uncertain
 
 
@@ -57,7 +58,7 @@ class Findings:
     def calibration(self) -> float | None:
         """The expected calibration error that the card states, or None: then probabilities are scores."""
         for figure in self.run.card.figures:
-            if "ece" in figure.metric.lower() or "calibration" in figure.metric.lower():
+            if figure.metric.lower() in _CALIBRATION:
                 return figure.value
         return None
 

@@ -23,6 +23,7 @@ from terralapse.sensors import Unit
 
 RAMP = ("#fff7d6", "#fed98e", "#fb9a4b", "#e7526d", "#b0126f", "#5e0a5c")  # lightness falls all the way
 CHANGE_COLOUR = BINARY_CHANGE.by_value(1).colour
+_MOST_BYTES = 1_250_000  # of one picture in the report
 _COLOUR_SETS = (("red", "green", "blue"), ("nir", "red", "green"), ("vv", "vh"))
 
 
@@ -172,14 +173,23 @@ def mask_layer(reason: np.ndarray) -> np.ndarray:
     return table[reason]
 
 
-def data_uri(image: np.ndarray, *, quality: int | None = 80) -> str:
-    """WebP as a data URI; `quality` None is lossless."""
-    kind = Image.fromarray(image)
+def data_uri(image: np.ndarray, *, quality: int | None = 80, most: int = _MOST_BYTES) -> str:
+    """WebP as a data URI; `quality` None is lossless.
+
+    A lossy picture that takes more than `most` bytes is made again, coarser each time: first in quality,
+    then in size (the page stretches it to the same place).
+    """
+    picture = Image.fromarray(image)
     sink = io.BytesIO()
     if quality is None:
-        kind.save(sink, "WEBP", lossless=True, quality=60, method=4)
+        picture.save(sink, "WEBP", lossless=True, quality=60, method=4)
     else:
-        kind.save(sink, "WEBP", quality=quality, method=4, alpha_quality=70)
+        picture.save(sink, "WEBP", quality=quality, method=4, alpha_quality=70)
+        if sink.tell() > most and quality > 45:
+            return data_uri(image, quality=quality - 15, most=most)
+        if sink.tell() > most and min(picture.size) > 64:
+            half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
+            return data_uri(np.asarray(half), quality=quality, most=most)
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
 
 
