@@ -60,7 +60,7 @@ def test_percentiles_are_of_both_dates_and_all_tiles(root):
 def test_splits_do_not_share_a_tile(root):
     names = [set(MshsBcd(root, split, "s2").names) for split in ("train", "val", "test")]
     assert [len(n) for n in names] == [453, 30, 10]
-    assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
+    assert sum(len(n) for n in names) == len(set.union(*names))
 
 
 def test_wrong_settings_are_named(root, tmp_path):

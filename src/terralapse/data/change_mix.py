@@ -75,7 +75,7 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pair, zoom = getattr(self, f"_{kind}")(rng)
         geometry = Geometry(self.size, zoom, self.shift)
         images, label = warp(pair, self._centre(pair, rng), geometry, rng)
-        if kind == "real" and rng.random() < self.restretch:
+        if kind == "real" and self.restretch and rng.random() < self.restretch:
             images = self._restretched(images, pair, float(rng.random()))
         if kind == "real" and rng.random() < self.untouched:
             return images, label
