@@ -64,13 +64,16 @@ class OutputFolder:
         self.path = Path(os.path.realpath(path))
         self.overwrite = overwrite
         self.resume = resume
-        self.staging = self.path.with_name(self.path.name + ".part")
+        self.staging = self._beside(".part")
         self.published = False
-        self._lock = _Lock(self.path.with_name(self.path.name + ".lock"))
-        self._aside = self.path.with_name(self.path.name + ".replaced")
+        self._lock = _Lock(self._beside(".lock"))
+        self._aside = self._beside(".replaced")
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.parent / (self.path.name + suffix)
 
     def __enter__(self) -> OutputFolder:
-        if not self.path.name or os.path.ismount(self.path):
+        if os.path.ismount(self.path):
             raise OutputNotWritableError(
                 self.path,
                 "is the root of a file system, which cannot appear in one step",

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from terralapse.engine.memory import MIB
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.tasks.change import ChangeDetector
 
@@ -304,6 +305,7 @@ def bytes_per_pixel(run: Runner, probe: np.ndarray) -> float:
     finally:
         if not tracing:
             tracemalloc.stop()
+    arrays = round(arrays / MIB) * MIB  # the interpreter's own objects vary by some kilobytes
     return SCRATCH * (live.peak + max(arrays, 0)) / (probe.shape[-2] * probe.shape[-1])
 
 
