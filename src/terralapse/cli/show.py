@@ -54,36 +54,44 @@ def systems_table(systems: Sequence[System]) -> None:
 
 
 def inspection_table(record: dict[str, Any]) -> None:
-    """A file as two columns, then its problems."""
+    """A file as two columns, then its problems with their next steps."""
     console = _console()
-    console.print(f"[bold]{escape(str(record.get('source', record.get('uri', ''))))}[/]", highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    console.print(f"[bold]{escape(str(record['source']))}[/]", highlight=False)
     for key, value in record.items():
-        if key in ("source", "uri", "problems") or value in (None, "", [], {}):
+        if key in ("source", "problems", "notes") or value in (None, "", [], {}):
             continue
-        table.add_row(key.replace("_", " "), escape(_flat(value)))
-    console.print(table)
-    for problem in record.get("problems", []):
-        console.print(
-            f"[yellow]! [/]{problem if isinstance(problem, str) else _flat(problem)}", highlight=False
-        )
+        for i, line in enumerate(_lines(value)):
+            title = key.replace("_", " ") if i == 0 else ""
+            console.print(f"[dim]{title:<16}[/]{escape(line)}", highlight=False, soft_wrap=True)
+    told = {p["code"] for p in record["problems"]}
+    for note in record["notes"]:
+        if note["code"] not in told:
+            mark = "[yellow]![/]" if note["level"] == "warning" else "[dim]-[/]"
+            console.print(f"{mark} {escape(note['text'])}", highlight=False)
+    for problem in record["problems"]:
+        console.print(f"[yellow]![/] {escape(problem['text'])} {escape(problem['hint'])}", highlight=False)
     console.print()
 
 
+def _lines(value: Any) -> list[str]:
+    """One line for a plain value, one for each part of what has parts of its own."""
+    if isinstance(value, dict) and all(isinstance(v, dict) for v in value.values()):
+        return [f"{k}: {_flat(v)}" for k, v in value.items()]
+    if isinstance(value, list | tuple) and isinstance(value[0], dict):
+        return [_flat(v) for v in value]
+    return [_flat(value)]
+
+
 def _flat(value: Any) -> str:
+    """A value on one line; a name comes first and without its key."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items() if v not in (None, ""))
+        name = value.get("name") or value.get("band")
+        rest = [f"{k.replace('_', ' ')} {_flat(v)}" for k, v in value.items()
+                if k not in ("name", "band") and v not in (None, "")]  # fmt: skip
+        return ": ".join(filter(None, [name, ", ".join(rest)]))
     if isinstance(value, list | tuple):
-        return (
-            "; ".join(_flat(v) for v in value)
-            if value and isinstance(value[0], dict)
-            else ", ".join(map(_flat, value))
-        )
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return str(value)
+        return ", ".join(_flat(v) for v in value)
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
 def result_panel(result: Any) -> None:
