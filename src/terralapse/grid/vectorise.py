@@ -81,7 +81,8 @@ def vectorise(
         a GeoDataFrame in the CRS of the grid: `class_value`, `pixels` (raster pixels inside, filled holes
         included), `mean_prob`, `max_prob` (NaN without a probability raster), `row`, `col`, `height`,
         `width` (pixel window), `shape` (`outline` or `rectangle`), `area_m2`, `perimeter_m` (on the
-        ellipsoid, of the geometry as returned; planar without a CRS). Empty, with the same columns, when nothing is found.
+        ellipsoid, of the geometry as returned; planar without a CRS). Empty, with the same columns, when
+        nothing is found.
     """
     tell = progress or (lambda _share: None)
     crs = crs_of(geobox)

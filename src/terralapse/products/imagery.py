@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 
 from terralapse.grid.pair import Pair
 from terralapse.grid.scene import Window
@@ -210,9 +212,8 @@ def write_preview(path: Path, picture: np.ndarray, alpha: np.ndarray, geobox: Ge
         "blockxsize": 512,
         "blockysize": 512,
     }
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "w", **profile) as sink,
-    ):
-        sink.write(np.moveaxis(picture, -1, 0))
-        sink.write_mask(alpha)
+    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a run in pixels has nothing to write
+        with rasterio.open(path, "w", **profile) as sink:
+            sink.write(np.moveaxis(picture, -1, 0))
+            sink.write_mask(alpha)

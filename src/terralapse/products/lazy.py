@@ -35,17 +35,13 @@ class _Raster(BackendArray):
         (r0, r1), (c0, c1) = ((min(s[0], s[-1]), max(s[0], s[-1]) + 1) for s in spans)
         with rasterio.open(self.path) as source:
             block = source.read(1, window=Window(c0, r0, c1 - c0, r1 - r0))  # type: ignore[call-arg]
-            if self._scaled:
-                known = block != source.nodata
-                block = np.where(known, block * np.float32(source.scales[0]), np.float32("nan"))
-        picked = [
-            np.asarray(s) - start if isinstance(k, slice) else int(k) - start
-            for s, start, k in zip(spans, (r0, c0), key, strict=True)
-        ]
-        rows, cols = picked
-        if isinstance(rows, int) or isinstance(cols, int):
-            return block[rows, cols].astype(self.dtype, copy=False)
-        return block[np.ix_(rows, cols)].astype(self.dtype, copy=False)
+            nodata, scale = source.nodata, np.float32(source.scales[0])
+        rows, cols = (np.asarray(s) - start for s, start in zip(spans, (r0, c0), strict=True))
+        picked = block[np.ix_(rows, cols)]
+        if self._scaled:
+            picked = np.where(picked != nodata, picked * scale, np.float32("nan"))
+        whole = tuple(slice(None) if isinstance(k, slice) else 0 for k in key)
+        return picked[whole].astype(self.dtype, copy=False)
 
 
 def open_raster(path: Path, *, scaled: bool = False) -> xr.DataArray:

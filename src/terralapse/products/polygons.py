@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -105,15 +106,18 @@ def write_geopackage(frame: gpd.GeoDataFrame, path: Path, when: datetime) -> Non
     stamp = f"{when:%Y-%m-%dT%H:%M:%S}.000Z"
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
     try:
-        pyogrio.write_dataframe(
-            frame,
-            path,
-            layer=LAYER,
-            driver="GPKG",
-            geometry_type="MultiPolygon",
-            promote_to_multi=True,
-            layer_options={"GEOMETRY_NAME": "geom", "FID": "fid", "IDENTIFIER": "Change polygons"},
-        )
+        with warnings.catch_warnings():
+            # A run without a CRS has been asked for by the user and is said to be one in its record.
+            warnings.filterwarnings("ignore", message="'crs' was not provided")
+            pyogrio.write_dataframe(
+                frame,
+                path,
+                layer=LAYER,
+                driver="GPKG",
+                geometry_type="MultiPolygon",
+                promote_to_multi=True,
+                layer_options={"GEOMETRY_NAME": "geom", "FID": "fid", "IDENTIFIER": "Change polygons"},
+            )
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
     store_style(path, LAYER, when)

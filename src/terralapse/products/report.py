@@ -80,7 +80,7 @@ def _context(f: Findings, facts: Facts) -> dict[str, Any]:
         "after": _date_card(f, 1),
         "interval": facts["date.interval"].display if "date.interval" in facts else "",
         "facts": facts,
-        "summary": _summary(facts),
+        "summary": facts.summary,
         "cited": {fact_id: i for i, fact_id in enumerate(_order(facts), start=1)},
         "tiles": _tiles(f, facts),
         "warnings": [n.text for n in run.warnings],
@@ -105,7 +105,7 @@ def _context(f: Findings, facts: Facts) -> dict[str, Any]:
         "software": software(),
         "timings": run.timings,
         "command": command(run),
-        "downloads": [d for d in _DOWNLOADS if d[0] != "change.geojson"],
+        "downloads": _DOWNLOADS,
         "georeferenced": f.unit != "px",
         "units": units,
     }
@@ -129,10 +129,6 @@ def _date_card(f: Findings, date: int) -> dict[str, Any]:
         "notes": [n.text for n in info.notes],
         "sources": f.sources[date],
     }
-
-
-def _summary(facts: Facts) -> list[dict[str, Any]]:
-    return facts.summary
 
 
 def _order(facts: Facts) -> list[str]:
