@@ -184,13 +184,14 @@ class _At:
         bounded = self.kernel is Kernel.CUBIC
         out = np.zeros((len(flat), *self.x.shape), np.float32)
         for i, pixels in enumerate(flat):
-            low, high = np.full(self.x.shape, np.inf, np.float32), np.full(self.x.shape, -np.inf, np.float32)
+            low = high = None
             for of_row, weight_y in zip(index, wy32, strict=True):
                 line = np.zeros(self.x.shape, np.float32)
                 for k, weight_x in zip(of_row, wx32, strict=True):
                     value = pixels.take(k, mode="wrap")
                     if bounded:
-                        low, high = np.minimum(low, value), np.maximum(high, value)
+                        low = value.copy() if low is None else np.minimum(low, value, out=low)
+                        high = value.copy() if high is None else np.maximum(high, value, out=high)
                     value *= weight_x
                     line += value
                 line *= weight_y
