@@ -71,6 +71,10 @@ def change(
     min_area: Annotated[
         float | None, typer.Option(help="The smallest polygon kept, in square metres.")
     ] = None,
+    rectangles: Annotated[
+        bool, typer.Option("--rectangles", help="Give near-rectangles right angles, as buildings have.")
+    ] = False,
+    geojson: Annotated[bool, typer.Option("--geojson", help="Write the polygons as GeoJSON too.")] = False,
     date_before: Annotated[str | None, typer.Option(help="Date of the earlier image (YYYY-MM-DD).")] = None,
     date_after: Annotated[str | None, typer.Option(help="Date of the later image (YYYY-MM-DD).")] = None,
     assume_crs: Annotated[
@@ -119,6 +123,8 @@ def change(
             coregister=coregister,
             normalise=normalise,
             min_area=min_area,
+            rectangles=rectangles,
+            geojson=geojson,
             date_before=date_before,
             date_after=date_after,
             assume_crs=assume_crs,

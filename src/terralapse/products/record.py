@@ -37,8 +37,9 @@ _FLAGS = {
     "date_after": "--date-after",
     "assume_crs": "--assume-crs",
     "s2_offset": "--s2-offset",
+    "precision": "--precision",
 }
-_DEFAULTS = {"model": "auto", "grid": "coarser"}
+_DEFAULTS = {"model": "auto", "grid": "coarser", "precision": "auto"}
 
 
 def record(findings: Findings, summary: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
@@ -124,6 +125,9 @@ def command(run: ChangeRun) -> str:
         words.append("--normalise")
     if run.settings.get("pixel_grid"):
         words.append("--no-crs")
+    for name in ("rectangles", "geojson"):
+        if run.settings.get(name):
+            words.append(f"--{name}")
     return shlex.join([*words, "-o", "OUT"])
 
 

@@ -41,6 +41,8 @@ class ChangeSettings:
         coregister: estimate and correct the shift between the dates.
         normalise: match the radiometry of the second date to the first before detection.
         min_area: the smallest polygon kept, in square metres; None chooses by pixel size.
+        rectangles: give polygons that are nearly rectangles right angles, as buildings have.
+        geojson: write the polygons as GeoJSON too.
         date_before, date_after: which date of a cube to take; also sets the date of a file without one.
         assume_crs: the CRS of files that do not state one.
         pixel_grid: compare images without any georeference by their pixels.
@@ -60,6 +62,8 @@ class ChangeSettings:
     coregister: bool = True
     normalise: bool = False
     min_area: float | None = None
+    rectangles: bool = False
+    geojson: bool = False
     date_before: str | None = None
     date_after: str | None = None
     assume_crs: str | None = None
@@ -83,8 +87,12 @@ class ChangeSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"{name} {value}", "is not positive", "Leave it out to have it chosen.")
-        for which, path in (("area of interest", self.aoi), ("zones", self.zones)):
-            if path is not None and not Path(path).exists():
+        for name, which in (("aoi", "area of interest"), ("zones", "zones")):
+            path = getattr(self, name)
+            if path is None:
+                continue
+            object.__setattr__(self, name, Path(path))  # a string will do
+            if not Path(path).exists():
                 raise FileMissingError(path, f"the file of the {which} does not exist", "Check the path.")
 
 
@@ -147,6 +155,7 @@ def _run(
     from terralapse.engine.scene import predict_scene
     from terralapse.products.run import ChangeRun
     from terralapse.products.write import write_products
+    from terralapse.products.zones import load_zones
 
     started = datetime.now(UTC)
     timings: dict[str, float] = {}
@@ -166,6 +175,8 @@ def _run(
         say(choice.why)
         pair = _align(first, second, choice, settings)
         say(pair.report.verdict)
+        if settings.zones is not None:
+            load_zones(settings.zones, pair.geobox)  # a bad file fails now, not after the scene
         lap("align")
         warnings = [n for n in pair.notes if n.level == "warning"]
         warnings += choose.misfits(choice.card.inputs, first.info, second.info, pair.report.resolution_m)
