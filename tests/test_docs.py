@@ -57,6 +57,13 @@ def test_relative_links_of_the_readme_and_its_kin_lead_somewhere() -> None:
     assert lost == []
 
 
+def test_no_page_waits_for_something_to_be_filled_in() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples/README.md"]
+    blank = re.compile(r"@[A-Z_]+@|\b(TODO|FIXME|TBD|XXX)\b")
+    waiting = [f"{p.name}: {m.group()}" for p in pages for m in blank.finditer(p.read_text(encoding="utf-8"))]
+    assert waiting == []
+
+
 def test_options_are_those_of_the_command() -> None:
     table = generate.options("change")
     for option in ("BEFORE", "--model", "--threshold", "--resume", "--no-coregister"):
