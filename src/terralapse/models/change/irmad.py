@@ -3,8 +3,13 @@
 Nielsen, The regularized iteratively reweighted MAD method for change detection in multi- and hyperspectral
 data, IEEE TIP 16(2), 2007. Both dates are X and Y. Canonical correlation analysis finds the pairs of
 combinations a'X and b'Y that agree best; their differences, the MAD variates, hold what does not agree. The
-sum of their squares over their variances is chi-square distributed where nothing changed; its tail
+sum of their squares over their variances, Z, is chi-square distributed where nothing changed; its tail
 probability is the weight of the pixel in the next round, until the correlations settle.
+
+In real scenes the background is noisier than the weights admit, and 1 - P(chi2 > Z) would call most of a scene
+changed. The probability returned here is therefore centred on the point where the histogram of the cube root
+of Z, which is near normal for a chi-square variable, splits in two (`change_cut`): it rises with Z as the
+paper's does. The paper's own map is `no_change_probability`.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ CARD = Card(
         "With three broad bands it has little to work with; it is at its best with multispectral data.",
         "It looks at single pixels: misregistration draws the outline of every object.",
         "Seasonal change of vegetation is change to it, unless all vegetation changed alike.",
+        "The probability is a distance to the cut that was found in the scene, not a calibrated frequency.",
     ),
 )
 
