@@ -6,7 +6,7 @@ combinations a'X and b'Y that agree best; their differences, the MAD variates, h
 sum of their squares over their variances, Z, is chi-square distributed where nothing changed; its tail
 probability is the weight of the pixel in the next round, until the correlations settle.
 
-In real scenes the background is noisier than the weights admit, and 1 - P(chi2 > Z) would call most of a scene
+In real scenes the background is noisier than the weights admit, and 1 - P(chi2 > Z) would call most of it
 changed. The probability returned here is therefore centred on the point where the histogram of the cube root
 of Z, which is near normal for a chi-square variable, splits in two (`change_cut`): it rises with Z as the
 paper's does. The paper's own map is `no_change_probability`.
