@@ -307,7 +307,7 @@ def test_areas_that_cannot_be_used(tmp_path):
     with pytest.raises(SettingError, match="no polygon"):
         Area(tmp_path / "point.geojson")
     far = write_area(tmp_path / "far.geojson", [[0, 0], [1, 0], [1, 1], [0, 0]])
-    with pytest.raises(NoOverlapError, match=r"within far.geojson.*area of interest longitude 0.000"):
+    with pytest.raises(NoOverlapError, match=r"within .*far\.geojson.*area of interest longitude 0.000"):
         choose_grid(scene(TEN), scene(TEN), area=Area(far))
 
 

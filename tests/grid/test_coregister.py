@@ -326,3 +326,40 @@ def test_two_real_dates_and_a_known_extra_shift(shared_data, year, offset):
     assert plain.shift is not None
     assert np.abs(plain.shift).max() < 3
     assert cut.shift == pytest.approx((plain.shift[0] - r, plain.shift[1] - c), abs=0.15)
+
+
+@pytest.fixture
+def places(shared_data) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Red bands of ten places in 2016 and 2020, 256 x 256 pixels of 0.6 m."""
+    import zipfile
+
+    import rasterio
+
+    found = []
+    with zipfile.ZipFile(shared_data / "trees_naip_multiyear/train.zip") as archive:
+        names = sorted(n for n in archive.namelist() if n.endswith(".tif") and "_2016_" in n)[:10]
+        for name in names:
+            dates = []
+            for year in ("2016", "2020"):
+                with (
+                    rasterio.MemoryFile(archive.read(name.replace("2016", year))) as memory,
+                    memory.open() as file,
+                ):
+                    dates.append(file.read(1).astype(np.float32))
+            found.append((dates[0], dates[1]))
+    return found
+
+
+def test_one_place_four_years_apart_is_measured(places):
+    results = [run(*dates) for dates in places]
+    assert sum(r.status in ("aligned", "corrected") for r in results) == len(places)
+    assert all(np.hypot(*r.shift) < 3 for r in results)
+    assert np.median([r.residual_median for r in results]) < 0.4
+
+
+def test_two_places_are_never_forced_together(places):
+    for i, (before, _) in enumerate(places):
+        for step in (1, 4):
+            result = run(before, places[(i + step) % len(places)][1])
+            assert result.status == "unknown"
+            assert result.correction.is_none

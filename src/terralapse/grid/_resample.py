@@ -262,5 +262,7 @@ def _mend(
     whole = (usable > share * known) & (scale > 0)
     values[:, where[0], where[1]] = np.where(whole, total / np.where(whole, scale, 1), np.nan)
     kinds = np.array([*masked, int(SceneMask.NODATA)], np.uint8)
-    shares = np.stack([*masked.values(), np.full(len(whole), 1e-12)])
+    # Rounded, so that of equal shares the lower code wins whatever the last bits say.
+    shares = np.round(np.stack([*masked.values(), np.zeros(len(whole))]), 3)
+    shares[-1] = 1e-6
     code[where] = np.where(whole, _VALID, kinds[shares.argmax(axis=0)])

@@ -24,13 +24,14 @@ from terralapse.grid.scene import Block, Note, Window
 
 WARN_PX = 0.5  # shifts and residuals above this are warned about
 MISREGISTERED_PX = 1.0  # a block that is off by more than this after correction is not compared
-_NEGLIGIBLE_PX = 0.1  # below this resampling costs more than it mends
+_NEGLIGIBLE_PX = 0.15  # below this resampling costs more than it mends
 _MAX_BLOCKS = 64
 _MIN_SIDE = 32
 _COARSE = 1024  # pixels along the longer side of the decimated look at the whole
-_MIN_AGREE = 3  # blocks that must say the same
+_MIN_AGREE = 3  # blocks that must say the same; two when all together say it as well
 _ROUNDS = 3  # times that a model is applied, measured and fitted again
 _SETTLED_PX = 0.05
+_GAIN = 0.9  # share of the median shift that a correction may leave at most
 _FULL_WEIGHT = 30.0  # standard deviations, from which a block could not be any better
 
 ReadDates = Callable[[Affine, tuple[int, int], Correction], tuple[Block, Block]]
@@ -171,7 +172,7 @@ def coregister_dates(
         totals = sampler.first_look(list(_sample(shape, size)))
         if sum(b.state == "reliable" for b in totals) * 2 >= len(totals):
             break
-    model = fit_model(*_points(totals), shape, min_agree=min(_MIN_AGREE, len(totals)))
+    model = fit_model(*_points(totals), shape, min_agree=sampler.must_agree(totals))
     if model is None:
         enough = len(_points(totals)[0]) >= _MIN_AGREE
         why = "the blocks contradict each other" if enough else "too few blocks show the same things"
@@ -193,14 +194,14 @@ def _settle(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], move
         correction = model.correction(moved)
         left = sampler.measure(windows, correction)
         totals = [_plus(b, *model.at(np.array([_centre(b.window)]))) for b in left]
-        again = fit_model(*_points(totals), sampler.shape, min_agree=min(_MIN_AGREE, len(totals)))
+        again = fit_model(*_points(totals), sampler.shape, min_agree=sampler.must_agree(totals))
         settled = again is None or (again.kind == model.kind and again.distance(model) < _SETTLED_PX)
         if again is None or settled or turn == _ROUNDS - 1:
             break
         model = again
     raw = np.array([np.hypot(*b.found) for b in totals if b.state == "reliable" and b.found is not None])
     residual = np.array([b.peak.size for b in left if b.peak is not None and b.peak.reliable])
-    if not len(residual) or (not correction.is_none and np.median(residual) >= np.median(raw)):
+    if not len(residual) or (not correction.is_none and np.median(residual) > _GAIN * np.median(raw)):
         return _unknown(totals, sampler.block, "a correction does not bring them closer", "inconsistent")
     blocks = [
         replace(b, found=t.found, residual=None if b.peak is None else (b.peak.dy, b.peak.dx))
@@ -246,13 +247,13 @@ def _block_sizes(shape: tuple[int, int]) -> Sequence[int]:
         return 256, 512
     if side >= 768:
         return (256,)
-    return (128, side // 2) if side >= 256 else (side,) if side < 192 else (128,)
+    return (128, 2 * side // 3) if side >= 192 else (side,)
 
 
 def _sample(shape: tuple[int, int], block: int) -> Iterator[Window]:
-    """Windows on an even grid over the scene, at most about 64, overlapping by no more than half."""
+    """Windows on an even grid over the scene, at most about 64, overlapping by about half at most."""
     spacing = max(block / 2, (shape[0] * shape[1] / _MAX_BLOCKS) ** 0.5)
-    counts = [max(1, int((n - block) / spacing) + 1) for n in shape]
+    counts = [max(1, round((n - block) / spacing) + 1) for n in shape]
     rows, cols = (
         np.linspace(0, n - block, c).round().astype(int) if c > 1 else np.array([(n - block) // 2])
         for n, c in zip(shape, counts, strict=True)
@@ -289,6 +290,11 @@ class _Sampler:
     def __init__(self, read: ReadDates, shape: tuple[int, int], moved: int, smooth: float) -> None:
         self.read, self.shape, self.moved, self.smooth = read, shape, moved, smooth
         self.block = 0
+        self.in_common = False  # whether all blocks together showed a shift
+
+    def must_agree(self, blocks: Sequence[BlockShift]) -> int:
+        """How many blocks must lie on a model."""
+        return min(_MIN_AGREE - int(self.in_common), len(blocks))
 
     def _images(self, window: Window, correction: Correction) -> tuple[np.ndarray, np.ndarray]:
         to_grid = Affine.translation(window.col, window.row)
@@ -312,7 +318,8 @@ class _Sampler:
         looks = _parallel(lambda w: self._look(w, Correction()), windows)
         surfaces = [s for _, s in looks if s is not None]
         common = highest(np.sum(surfaces, axis=0) / len(surfaces) ** 0.5) if surfaces else (0, 0, 0.0, 0.0)
-        start = common[:2] if common[2] >= SIGNIFICANT else self._coarse_shift()
+        self.in_common = common[2] >= SIGNIFICANT
+        start = common[:2] if self.in_common else self._coarse_shift()
         if start is None:  # nothing in common to be seen: only blocks that are certain by themselves count
             return [_plus(_certain(block), (0, 0)) for block, _ in looks]
         if start == (0, 0):
