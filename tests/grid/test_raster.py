@@ -29,9 +29,8 @@ from terralapse.errors import (
 from terralapse.grid import _gdal
 from terralapse.grid._georef import resolution_m
 from terralapse.grid._guess import parse_time, time_of
-from terralapse.grid._stack import reduce_codes
 from terralapse.grid.open import open_scene
-from terralapse.grid.scene import Block, Scene, Window
+from terralapse.grid.scene import Block, Scene, Window, reduce_codes
 from terralapse.labels import SceneMask
 from terralapse.sensors import Unit
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from terralapse.grid import _gdal
 from terralapse.grid._gdal import Handle, gdal_env
-from terralapse.grid.scene import Block, Scene, SceneInfo, Window
+from terralapse.grid.scene import Block, Scene, SceneInfo, Window, reduce_block, reduce_codes
 from terralapse.labels import SceneMask
 
 STRIP_BYTES = 64 * 2**20  # of float32 pixels that a decimated read holds at once
@@ -306,40 +306,3 @@ def to_physical(stored: np.ndarray, layer: Layer) -> np.ndarray:
 def merge_codes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The lowest code that is not VALID, pixel by pixel."""
     return np.where(a == 0, b, np.where(b == 0, a, np.minimum(a, b))).astype(np.uint8)
-
-
-def reduce_block(block: Block, k: int) -> Block:
-    """Means over k x k squares of valid pixels; the last row and column of squares may be partial."""
-    if k == 1:
-        return block
-    mask = reduce_codes(block.mask, k)
-    finite = np.isfinite(block.data)
-    count = _sums(finite.astype(np.uint16), k)
-    total = _sums(np.where(finite, block.data, np.float32(0)), k, np.float64)
-    data = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0).astype(np.float32)
-    data[:, mask != SceneMask.VALID] = np.nan
-    return Block(data, mask)
-
-
-def reduce_codes(codes: np.ndarray, k: int) -> np.ndarray:
-    """VALID where at least half of what a k x k square has inside the grid is; otherwise the most frequent
-    reason there. OUTSIDE where the square has nothing inside."""
-    if k == 1:
-        return codes
-    counts = {c: _sums((codes == c).astype(np.uint16), k) for c in SceneMask if c and (codes == c).any()}
-    outside = counts.pop(SceneMask.OUTSIDE, np.int64(0))
-    inside = _sums(np.ones(codes.shape, np.uint16), k) - outside
-    out = np.zeros(inside.shape, np.uint8)
-    if counts:
-        present = np.array(list(counts), np.uint8)
-        stacked = np.stack(list(counts.values()))
-        few = 2 * (inside - stacked.sum(axis=0)) < inside
-        out[few] = present[stacked.argmax(axis=0)][few]
-    out[inside == 0] = SceneMask.OUTSIDE
-    return out
-
-
-def _sums(values: np.ndarray, k: int, dtype: type = np.int64) -> np.ndarray:
-    """Sums over k x k squares of the last two axes; rows first, which is the fast way through memory."""
-    rows, cols = (np.arange(0, n, k) for n in values.shape[-2:])
-    return np.add.reduceat(np.add.reduceat(values, rows, axis=-2, dtype=dtype), cols, axis=-1, dtype=dtype)

@@ -30,8 +30,8 @@ from terralapse.errors import (
 from terralapse.grid._georef import geobox_of, resolution_m, to_crs
 from terralapse.grid._guess import Hints, guess, parse_time
 from terralapse.grid._safety import format_of
-from terralapse.grid._stack import merge_codes, reduce_block
-from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Source, Window
+from terralapse.grid._stack import merge_codes
+from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Source, Window, reduce_block
 from terralapse.grid.sentinel2 import scl_codes
 from terralapse.labels import SceneMask
 from terralapse.sensors import Unit
