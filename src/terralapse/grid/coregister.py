@@ -98,10 +98,10 @@ class Coregistration:
             )
             notes.append(Note("warning", "shift-remains", text))
         if self.misregistered:
-            text = (
-                f"In {len(self.misregistered)} places the dates do not align and could not be aligned; "
-                "they are masked."
-            )
+            one = len(self.misregistered) == 1
+            where = "one place" if one else f"{len(self.misregistered)} places"
+            they = "it is" if one else "they are"
+            text = f"In {where} the dates do not align and could not be aligned; {they} masked."
             notes.append(Note("warning", "misregistered", text))
         return notes
 

@@ -301,7 +301,7 @@ def boundary_f1(counts: npt.NDArray[Any]) -> float:
 
 def _outline(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     # The border of the image is no outline: nobody knows how an object goes on there.
-    return mask & ~ndimage.binary_erosion(mask, border_value=1)
+    return mask & ~np.asarray(ndimage.binary_erosion(mask, border_value=1), np.bool_)
 
 
 def _distance(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
