@@ -61,30 +61,6 @@ def test_unknown_kind_is_named():
         ChangeMix(pools(), {"magic": 1.0}, size=32)
 
 
-def uneven_pools():
-    """Two tiles of one scene, of which one is dark and dull: by itself it would be stretched otherwise."""
-    found = pools()
-    dark = found.real[1]
-    found.real[1] = Pair((dark.images // 4 + 20).astype(np.uint8), dark.label, dark.gsd)
-    return found
-
-
-def test_restretch_is_one_linear_change_of_both_dates():
-    still = {"paste": 0.0, "untouched": 1.0, "shift": 0.0}
-    plain = ChangeMix(uneven_pools(), {"real": 1.0}, size=64, **still)
-    moved = ChangeMix(uneven_pools(), {"real": 1.0}, size=64, restretch=1.0, **still)
-    largest = 0.0
-    for index in range(12):
-        before, after = plain[index][0], moved[index][0]
-        for band in range(3):
-            x, y = before[:, band].double(), after[:, band].double()
-            free = (y > 0.5) & (y < 254.5)
-            slope, offset = np.polyfit(x[0][free[0]], y[0][free[0]], 1)
-            assert torch.allclose(slope * x[1][free[1]] + offset, y[1][free[1]], atol=0.02)
-            largest = max(largest, slope)
-    assert largest > 1.5  # the dark tile is pulled apart
-
-
 def test_untouched_samples_keep_their_values():
     mix = ChangeMix(pools(), {"real": 1.0}, size=64, paste=0.0, untouched=1.0)
     whole = [bool((mix[i][0][0] == mix[i][0][0].round()).all()) for i in range(20)]

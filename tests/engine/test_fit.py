@@ -74,7 +74,8 @@ def test_a_tiny_run_learns_and_its_weights_are_usable(data, tmp_path, model):
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     found = json.loads((tmp_path / "calibration.json").read_text())
     assert found["val_f1"] > 0.6  # the share of change is about 0.15: calling all of it change gives 0.3
-    assert 0.1 <= found["temperature"] <= 10
+    assert found["mean_probability_after"] == pytest.approx(found["changed"], abs=0.02)
+    assert found["ece_after"] <= found["ece_before"]
     assert found["val_f1"] == pytest.approx(max(line["val_f1"] for line in lines), abs=0.02)
     assert {v.dtype for v in load_file(path).values() if v.is_floating_point()} == {torch.float16}
     detector = registry.build(model, weights=path)

@@ -36,9 +36,7 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     `shares` names the kinds and their shares: `real`, `unrelated`, `remove`, `destroy`, `revisit`.
     `on_change` is the share of real samples centred on a changed pixel; `paste` the chance that changed
     objects of another pair are pasted into a real or unchanged one; `untouched` the share of real samples
-    that keep their colours, so that the statistics of real images stay among those that are learned;
-    `restretch` the share of real samples whose values are moved towards the stretch that their own tile
-    would give: a scene can be as small as that.
+    that keep their colours, so that the statistics of real images stay among those that are learned.
     """
 
     pools: Pools
@@ -53,8 +51,6 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     jpeg: float = 0.3
     blur: float = 0.4
     untouched: float = 0.4
-    restretch: float = 0.0
-    _scene: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False)
     _changed: list[int] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,10 +58,6 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if unknown:
             raise SettingError(f"shares={sorted(unknown)}", "no such kind of sample", "See ChangeMix.")
         self._changed = [i for i, p in enumerate(self.pools.real) if (p.label == 1).sum() >= 30]
-
-        if self.restretch:
-            pixels = [p.images[..., ::4, ::4].swapaxes(0, 1) for p in self.pools.real]
-            self._scene = _stretch(np.concatenate([p.reshape(len(p), -1) for p in pixels], axis=1))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, index])
@@ -75,8 +67,6 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pair, zoom = getattr(self, f"_{kind}")(rng)
         geometry = Geometry(self.size, zoom, self.shift)
         images, label = warp(pair, self._centre(pair, rng), geometry, rng)
-        if kind == "real" and self.restretch and rng.random() < self.restretch:
-            images = self._restretched(images, pair, float(rng.random()))
         if kind == "real" and rng.random() < self.untouched:
             return images, label
         radiometry = Radiometry(float(rng.uniform(*self.strength)), self.jpeg, self.blur)
@@ -105,17 +95,6 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             mask = cp.objects_of(cp._move(donor.label == 1, turns, flip, shift), rng, 0.7, min_pixels=4)
             pair = cp.paste(pair, image, mask & (pair.label == 0), rng, date=1)
         return pair, self.zoom
-
-    def _restretched(self, images: Tensor, pair: Pair, weight: float) -> Tensor:
-        """Values as if the scene had been stretched with percentiles between its own and the tile's."""
-        own = _stretch(pair.images.swapaxes(0, 1))
-        low, high = (
-            torch.from_numpy((1 - weight) * scene + weight * tile).float()[:, None, None]
-            for scene, tile in zip(self._scene, own, strict=True)
-        )
-        scene_low, scene_high = (torch.from_numpy(x).float()[:, None, None] for x in self._scene)
-        moved = (images - low) / (high - low).clamp(min=8.0) * (scene_high - scene_low) + scene_low
-        return moved.clamp(0, 255)
 
     def _fine(self, gsd: float) -> tuple[float, float]:
         """Zoom that brings a fine image to between its own resolution and about 2 m."""
@@ -164,9 +143,3 @@ class ChangeMix(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             if donor.objects.shape == (256, 256):
                 pair = cp.paste(pair, donor.image, cp.objects_of(donor.objects, rng, 0.5), rng, date=1)
         return pair, zoom
-
-
-def _stretch(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """2nd and 98th percentile of each band of [C, ...]."""
-    low, high = np.percentile(values.reshape(len(values), -1), (2.0, 98.0), axis=1)
-    return low, high

@@ -33,7 +33,7 @@ from terralapse.data.change_pairs import Pair, read_building_masks, read_images,
 from terralapse.data.mshs_bcd import MshsBcd
 from terralapse.errors import FileMissingError, MissingExtraError, SettingError
 from terralapse.layers.weights import load_strict, read_tensors
-from terralapse.tasks.calibration import fit_temperature
+from terralapse.tasks.calibration import fit_scaling
 from terralapse.tasks.metrics import expected_calibration_error, reliability
 
 
@@ -74,7 +74,6 @@ class Recipe:
     blur: float = 0.4
     jpeg: float = 0.3
     untouched: float = 0.4
-    restretch: float = 0.0
     precision: str = "bf16-mixed"
     threads: int = 1
 
@@ -145,7 +144,6 @@ def training_data(
         recipe.jpeg,
         recipe.blur,
         recipe.untouched,
-        recipe.restretch,
     )
     tiles = MshsBcd(root / "cd_mshs_bcd", "val", recipe.sensor)
     val = [(torch.from_numpy(t.images).float(), torch.from_numpy(t.label)) for t in tiles]
@@ -187,24 +185,28 @@ def fit(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
 def seal(detector: Any, best: Path, val: list[tuple[Tensor, Tensor]], state: dict[str, Any]) -> Path:
     """Writes the float16 weights and `calibration.json` beside `best`, and returns the path of the weights.
 
-    What is measured here is measured with the float16 weights, as a user gets them.
+    The offset of the calibration goes into the weights (the bias of the last layer), its temperature and the
+    threshold are for the card. All is measured with the float16 weights, as a user gets them.
     """
     path = best.with_name("weights.safetensors")
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in load_file(best).items()}, path)
-    load_strict(detector.network, read_tensors(path), str(path))
+    load_strict(detector.network, _halved(load_file(best)), str(best))
     detector.network.eval()
-    logits, label = [], np.stack([tile[1].numpy() for tile in val])
-    with torch.inference_mode():
-        for images, _ in val:
-            logits.append(detector.network(detector.normalise(images[None], None, state))[0].float().numpy())
-    scores = np.stack(logits)
-    temperature = fit_temperature(scores, label)
-    raw, calibrated = expit(scores), expit(scores / temperature)
+    label = np.stack([tile[1].numpy() for tile in val])
+    scores = _logits(detector, val, state)
+    temperature, offset = fit_scaling(scores, label)
+    detector.shift_logits(offset * temperature)
+    save_file(_halved(detector.network.state_dict()), path)
+    load_strict(detector.network, read_tensors(path), str(path))
+    raw, calibrated = expit(scores), expit(_logits(detector, val, state) / temperature)
     threshold, f1 = best_threshold(calibrated, label)
     found = {
         "temperature": round(temperature, 4),
+        "offset": round(offset, 4),
         "threshold": round(threshold, 3),
         "val_f1": round(f1, 4),
+        "changed": round(float((label == 1).mean()), 5),
+        "mean_probability_before": round(float(raw.mean()), 5),
+        "mean_probability_after": round(float(calibrated.mean()), 5),
         "ece_before": round(expected_calibration_error(reliability(raw, label)), 5),
         "ece_after": round(expected_calibration_error(reliability(calibrated, label)), 5),
         "state": state,
@@ -212,6 +214,20 @@ def seal(detector: Any, best: Path, val: list[tuple[Tensor, Tensor]], state: dic
     }
     path.with_name("calibration.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they are shipped: float16 where they are floating-point."""
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in tensors.items()}
+
+
+def _logits(detector: Any, tiles: list[tuple[Tensor, Tensor]], state: dict[str, Any]) -> np.ndarray:
+    """Log-odds of whole tiles, float32 [N, H, W]."""
+    found = []
+    with torch.inference_mode():
+        for images, _ in tiles:
+            found.append(detector.network(detector.normalise(images[None], None, state))[0].float().numpy())
+    return np.stack(found)
 
 
 def main(arguments: list[str] | None = None) -> None:
