@@ -133,7 +133,7 @@ def test_hub_out_of_reach_is_said(monkeypatch, tmp_path):
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(FileMissingError, match="some/where/w.safetensors"):
+    with pytest.raises(FileMissingError, match=r"some/where/w\.safetensors"):
         w.locate(Weights("w.safetensors", "0" * 64, hub="some/where", revision="f" * 40))
 
 
