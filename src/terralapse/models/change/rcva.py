@@ -46,6 +46,7 @@ CARD = Card(
     limits=(
         "Changes narrower than its window vanish: at 10 m and coarser that is most of them.",
         "Colour is all it sees; a roof turned to rubble of the same colour is not found.",
+        "Lawns and trees of another season are flagged as readily as debris (measured on the Joplin pair).",
         "It assumes that less than about half of the scene has changed.",
         "The probability is a distance to the threshold, not a calibrated frequency.",
     ),
