@@ -29,6 +29,7 @@ _MAX_BLOCKS = 64
 _MIN_SIDE = 32
 _COARSE = 1024  # pixels along the longer side of the decimated look at the whole
 _MIN_AGREE = 3  # blocks that must say the same; two when all together say it as well
+_ENOUGH = 6  # reliable blocks, for larger blocks to be preferred
 _ROUNDS = 3  # times that a model is applied, measured and fitted again
 _SETTLED_PX = 0.05
 _GAIN = 0.9  # share of the median shift that a correction may leave at most
@@ -166,21 +167,37 @@ def coregister_dates(
     if min(shape) < _MIN_SIDE:
         return _unknown([], 0, "the images share too few pixels")
     sampler = _Sampler(read, shape, moved, smooth)
-    totals: list[BlockShift] = []
+    best: Coregistration | None = None
     for size in _block_sizes(shape):
-        sampler.block = size
-        totals = sampler.first_look(list(_sample(shape, size)))
-        if sum(b.state == "reliable" for b in totals) * 2 >= len(totals):
+        found = _with_blocks(sampler, size)
+        if best is None or _is_better(found, best):
+            best = found
+        if best.residual_median is not None and best.residual_median <= WARN_PX:
             break
-    model = fit_model(*_points(totals), shape, min_agree=sampler.must_agree(totals))
+    return best or _unknown([], 0, "the images share too few pixels")
+
+
+def _with_blocks(sampler: _Sampler, size: int) -> Coregistration:
+    """What blocks of one size say."""
+    sampler.block = size
+    totals = sampler.first_look(list(_sample(sampler.shape, size)))
+    model = fit_model(*_points(totals), sampler.shape, min_agree=sampler.must_agree(totals))
     if model is None:
         enough = len(_points(totals)[0]) >= _MIN_AGREE
         why = "the blocks contradict each other" if enough else "too few blocks show the same things"
-        return _unknown(totals, sampler.block, why, "inconsistent" if enough else "unknown")
-    return _settle(sampler, model, totals, moved)
+        return _unknown(totals, size, why, "inconsistent" if enough else "unknown")
+    return _settle(sampler, model, totals)
 
 
-def _settle(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], moved: int) -> Coregistration:
+def _is_better(found: Coregistration, than: Coregistration) -> bool:
+    """Whether larger blocks brought the dates closer; they must not do so by leaving places out."""
+    if found.residual_median is None or than.residual_median is None:
+        return found.residual_median is not None
+    few = sum(b.state == "reliable" for b in found.blocks) < _ENOUGH
+    return not few and found.residual_median < than.residual_median
+
+
+def _settle(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift]) -> Coregistration:
     """Applies a model if it is worth it, measures what is left, and repeats until nothing moves any more."""
     windows = [b.window for b in totals]
     correction, left = Correction(), totals
@@ -191,7 +208,7 @@ def _settle(sampler: _Sampler, model: ShiftModel, totals: list[BlockShift], move
                 totals if correction.is_none else sampler.measure(windows, Correction()),
             )
             break
-        correction = model.correction(moved)
+        correction = model.correction(sampler.moved)
         left = sampler.measure(windows, correction)
         totals = [_plus(b, *model.at(np.array([_centre(b.window)]))) for b in left]
         again = fit_model(*_points(totals), sampler.shape, min_agree=sampler.must_agree(totals))
@@ -241,9 +258,10 @@ def _unknown(blocks: list[BlockShift], size: int, why: str, status: str = "unkno
 
 # --- the sample ------------------------------------------------------------------------------------
 def _block_sizes(shape: tuple[int, int]) -> Sequence[int]:
-    """Block sides to try: small ones localise, large ones see more when there is little in common."""
+    """Block sides to try, until one brings the dates close enough: small ones localise, large ones see more
+    where there is little in common."""
     side = min(shape)
-    if side >= 2048:
+    if side >= 1024:
         return 256, 512
     if side >= 768:
         return (256,)
