@@ -13,7 +13,7 @@ from torch import nn
 
 from stand_ins import Convolutions, FirstBand
 from terralapse.engine import memory
-from terralapse.engine.runner import Backoff, TorchRunner, bytes_per_pixel
+from terralapse.engine.runner import SCRATCH, Backoff, TorchRunner, bytes_per_pixel
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ def test_bytes_per_pixel_counts_what_is_alive_at_once() -> None:
     found = [bytes_per_pixel(run, np.zeros((1, 2, 2, side, side), np.float32)) for side in (64, 128, 128)]
     assert found[1] == found[2]
     assert found[0] == pytest.approx(found[1], rel=0.05)
-    assert 1.25 * (8 + 8) * 4 <= found[1] <= 1.25 * 40 * 4  # ReLU has a second copy of the eight
+    assert SCRATCH * (8 + 8) * 4 <= found[1] <= SCRATCH * 40 * 4  # ReLU has a second copy of the eight
 
 
 def test_convolutions_are_put_into_the_faster_layout_and_inference_mode() -> None:

@@ -64,18 +64,26 @@ def big_blocks_stay() -> Iterator[None]:
     large tile pays for fresh, zeroed pages: up to half of the time of a small convolutional network.
     Does nothing where the C library has no `mallopt`.
     """
-    try:
-        libc = ctypes.CDLL(None)
-        mallopt, trim = libc.mallopt, libc.malloc_trim
-    except (AttributeError, OSError, TypeError):
+    libc = _glibc()
+    if libc is None:
         yield
         return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_TOP_PAD, 16 * MIB)
+    libc.malloc_trim(0)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 16 * MIB)
     try:
         yield
     finally:
         for parameter, value in _GLIBC_DEFAULTS.items():
-            mallopt(parameter, value)
-        trim(0)
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, when it is one whose allocator can be told what to do."""
+    try:
+        libc = ctypes.CDLL(None)
+        return libc if libc.mallopt and libc.malloc_trim else None
+    except (AttributeError, OSError, TypeError):
+        return None

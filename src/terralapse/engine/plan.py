@@ -25,7 +25,7 @@ PART_PIXELS = 16 << 20  # of a part, at most where tiles allow it
 SMALL_PART = 4 << 20  # rows of tiles are gathered up to this many pixels
 LANE_WIDTH = 16384  # pixels, at most
 TILE_PIXELS = 1 << 20  # of a core, where the choice is free
-_SIDES = (BLOCK // 2, *range(BLOCK, 4 * BLOCK + 1, BLOCK))
+_SIDES = (*range(BLOCK // 2, 2 * BLOCK, BLOCK // 4), *range(2 * BLOCK, 4 * BLOCK + 1, BLOCK))
 
 
 class Seams(StrEnum):

@@ -24,7 +24,7 @@ from terralapse.engine.memory import MIB
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.tasks.change import ChangeDetector
 
-SCRATCH = 1.25  # kernels take working memory beyond the tensors that can be seen
+SCRATCH = 2.5  # kernels' own buffers and gaps between blocks, measured: 1.9 to 2.6 times the tensors
 INVARIANT = 1e-4  # by how much a probability may depend on the tile, the batch or the threads
 MEAN_DIFFERENCE = 0.01  # bf16 against fp32, above which `auto` stays with fp32
 SHARE_FLIPPED = 0.005  # pixels that change sides of the threshold, likewise

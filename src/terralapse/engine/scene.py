@@ -25,7 +25,6 @@ from terralapse.engine import memory
 from terralapse.engine.output import require_space
 from terralapse.engine.parts import (
     LAYERS,
-    Counts,
     PartStore,
     PartWriter,
     clear_records,
@@ -36,6 +35,7 @@ from terralapse.engine.plan import ScenePlan, Seams, Tile, digest, plan_scene
 from terralapse.engine.runner import (
     Backoff,
     Precision,
+    Runner,
     TorchRunner,
     bytes_per_pixel,
     choose_device,
@@ -58,7 +58,7 @@ Progress = Callable[[str, int, int], None]
 Sink = Callable[[Piece], None]
 
 FORMAT = 1  # of the records on disk: runs of another format are not resumed
-TILE_MEMORY = 640 * memory.MIB  # working memory of the network
+TILE_MEMORY = 800 * memory.MIB  # working memory of the network; with all else a process stays below 2 GiB
 BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 READ_AHEAD = 2  # tiles read before they are needed
 WRITE_BEHIND = 3  # tiles computed but not yet stored
@@ -154,7 +154,7 @@ def predict_scene(
     _check_settings(threshold, tile, batch, threads)
     report = progress or (lambda _stage, _done, _total: None)
     asked = {"threshold": threshold, "tile": tile, "batch": batch, "device": device, "precision": precision}
-    with torch_settings(threads) as used, memory.big_blocks_stay():
+    with torch_settings(threads) as used:
         where = choose_device(device)
         identity = digest(_identity(detector, pair, asked))
         record = _earlier(folder, identity) if resume else None
@@ -166,7 +166,9 @@ def predict_scene(
         elif (finished := load_record(folder, "done")) is not None and _all_there(folder):
             return SceneResult(folder=folder, state=record["state"], **finished)
         run = _Run(detector, pair, folder, record, where, used, report, sink)
-        result = run.go()
+        with memory.big_blocks_stay():
+            run.compute()
+        result = run.write()
     save_record(folder, "done", result.as_dict())
     run.store.clear()
     return result
@@ -244,7 +246,7 @@ def _prepare(
         precision = choose_precision(
             asked["precision"], detector, state, device, probe, detector.halo, threshold
         )
-        per_pixel = bytes_per_pixel(TorchRunner(detector, state, device, precision.name), probe)
+        per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
     plan = plan_scene(
         pair.shape,
         halo=detector.halo,
@@ -276,14 +278,23 @@ def _threshold(asked: float | None, state: dict[str, Any], detector: ChangeDetec
 
 
 def _probe(sample: PairSample, detector: ChangeDetector) -> np.ndarray:
-    """A window around the sample's fullest block, [1, 2, C, side, side], to measure the network on."""
+    """A window [1, 2, C, side, side] to measure the network on: around the fullest block of the sample, and of
+    those the one nearest to the middle, so that it lies within the scene where it can."""
+    middle = len(sample.windows) // 2
     valid = [int(block.valid.sum()) for block in sample]
-    centre = sample.windows[valid.index(max(valid))]
+    centre = sample.windows[max(range(len(valid)), key=lambda i: (valid[i], -abs(i - middle)))]
     multiple = detector.multiple
     halo = -(-detector.halo // multiple) * multiple
     side = -(-max(256, 3 * halo) // multiple) * multiple + 2 * halo
     row, col = (centre.row // multiple) * multiple - halo, (centre.col // multiple) * multiple - halo
     return np.ascontiguousarray(sample.pair.read(Window(row, col, side, side)).images[None])
+
+
+def _working_memory(run: Runner, probe: np.ndarray) -> float:
+    """Bytes for each pixel of a tile; some of the probe is masked, which can take a network more."""
+    masked = probe.copy()
+    masked[..., : probe.shape[-2] // 8, :] = np.nan
+    return bytes_per_pixel(run, masked)
 
 
 def _readers(threads: int) -> int:
@@ -313,15 +324,17 @@ class _Run:
         self.exact = self.plan.seams is Seams.EXACT
         runner = TorchRunner(detector, record["state"], device, record["precision"]["name"])
         self.predict = Backoff(runner, record["batch"], self.plan.halo, self.plan.multiple, self.exact)
-        self.skipped = 0
+        self.skipped = self.resumed = 0
+        self.seconds = {"fit": record["fit_seconds"]}
         self.busy = {"read": 0.0, "network": 0.0, "store": 0.0}
 
-    def go(self) -> SceneResult:
-        """Computes what is missing, writes the rasters, and says what was done."""
+    def compute(self) -> None:
+        """Computes and stores the parts that are missing."""
         started = time.perf_counter()
         done = self.store.done()
-        pixels = sum(p.window.height * p.window.width for p in self.plan.parts() if p.index in done)
-        resumed = sum((p.row1 - p.row0) * (p.col1 - p.col0) for p in self.plan.parts() if p.index in done)
+        there = [part for part in self.plan.parts() if part.index in done]
+        self.resumed = sum((p.row1 - p.row0) * (p.col1 - p.col0) for p in there)
+        pixels = sum(p.window.height * p.window.width for p in there)
         total = self.plan.height * self.plan.width
         self.report("predict", pixels, total)
         with (
@@ -332,10 +345,7 @@ class _Run:
                 for new in self._lane(lane, done, readers, storing):
                     pixels += new
                     self.report("predict", pixels, total)
-        predicted = time.perf_counter()
-        counts = self.store.counts()
-        self._write()
-        return self._result(counts, resumed, predicted - started, time.perf_counter() - predicted)
+        self.seconds["predict"] = time.perf_counter() - started
 
     def _lane(
         self, lane: int, done: set[int], readers: ThreadPoolExecutor, storing: _Behind
@@ -433,8 +443,9 @@ class _Run:
         return block
 
     # --- after the last tile -----------------------------------------------------------------------
-    def _write(self) -> None:
-        """The parts as three rasters."""
+    def write(self) -> SceneResult:
+        """The parts as three rasters, and what was done."""
+        started = time.perf_counter()
         tags = {
             "TERRALAPSE_MODEL": self.detector.card.slug,
             "TERRALAPSE_PLAN": self._hash(),
@@ -459,12 +470,15 @@ class _Run:
                 threads=self.threads,
             )
         self.report("write", len(LAYERS), len(LAYERS))
+        self.seconds["write"] = time.perf_counter() - started
+        return self._result()
 
     def _hash(self) -> str:
         return digest({k: v for k, v in self.record.items() if k != "fit_seconds"})
 
-    def _result(self, counts: Counts, resumed: int, predict_s: float, write_s: float) -> SceneResult:
-        seconds = {"fit": self.record["fit_seconds"], "predict": predict_s, "write": write_s, **self.busy}
+    def _result(self) -> SceneResult:
+        counts = self.store.counts()
+        seconds = {**self.seconds, **self.busy}
         return SceneResult(
             folder=self.folder,
             threshold=self.threshold,
@@ -478,7 +492,7 @@ class _Run:
             plan_hash=self._hash(),
             tiles=self.plan.rows * self.plan.cols,
             tiles_skipped=self.skipped,
-            tiles_resumed=resumed,
+            tiles_resumed=self.resumed,
             batch=self.predict.batch,
             threads=self.threads,
             device=str(self.device),

@@ -27,6 +27,9 @@ from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeDetector, ChangeOutput
 
+WEIGHTS_LICENCE = (
+    "Apache-2.0 as far as it is ours to give; some of the training data is for research or states none"
+)
 DATA_LICENCE = (
     "MS-HS-BCD: no licence stated, public research data of Gaofen-1 and modified Copernicus Sentinel data"
 )
@@ -59,7 +62,7 @@ RGB = Card(
         Weights(
             "lapsenet-rgb.safetensors",
             sha256="823b3302f89998b2d168ce545b8190352365cae5e1d63552fe5fc4223bb764c1",
-            licence="Apache-2.0",
+            licence=WEIGHTS_LICENCE,
         ),
     ),
     parameters=543_972,
@@ -111,7 +114,7 @@ S2 = Card(
         Weights(
             "lapsenet-s2.safetensors",
             sha256="7dc500e94bd0c50d303a28d8cfbfa843dcb8fc8bb772b3dfd6f50c7ce8662999",
-            licence="Apache-2.0",
+            licence=WEIGHTS_LICENCE,
         ),
     ),
     parameters=544_161,
