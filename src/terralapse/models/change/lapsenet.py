@@ -55,7 +55,7 @@ RGB = Card(
     classes="binary-change",
     licences=Licences(
         code="Apache-2.0",
-        weights="Apache-2.0, encoder started from EfficientNet-Lite0 (Apache-2.0, trained on ImageNet)",
+        weights=f"{WEIGHTS_LICENCE}; encoder from EfficientNet-Lite0 (Apache-2.0, ImageNet)",
         data=DATA_LICENCE,
     ),
     weights=(
@@ -107,7 +107,7 @@ S2 = Card(
     classes="binary-change",
     licences=Licences(
         code="Apache-2.0",
-        weights="Apache-2.0, encoder started from EfficientNet-Lite0 (Apache-2.0, trained on ImageNet)",
+        weights=f"{WEIGHTS_LICENCE}; encoder from EfficientNet-Lite0 (Apache-2.0, ImageNet)",
         data=DATA_LICENCE,
     ),
     weights=(
