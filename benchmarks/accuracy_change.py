@@ -195,7 +195,7 @@ def table(reports: list[ScoreReport]) -> str:
             number(s.kappa),
             number(r.ece),
             against(r, reports),
-            f"{r.megapixels_a_second:.1f}",
+            f"{r.megapixels_a_second:.2g}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -203,8 +203,8 @@ def table(reports: list[ScoreReport]) -> str:
 
 INTRODUCTION = """# Scores
 
-Made by `python benchmarks/accuracy_change.py` on {date} with terralapse {version}{commit}, torch {torch}, on
-{machine}. Do not edit: run it again. The counts behind every number are in
+Made by `python benchmarks/accuracy_change.py` on {date} with terralapse {version}{commit} and torch {torch}
+on {machine}. Do not edit: run it again. The counts behind every number are in
 `benchmarks/results/accuracy_change.json`.
 
 **Protocol.** Whole tiles, each fed as the scene engine feeds it. One confusion matrix of the change class is
@@ -215,7 +215,8 @@ taken from: each tile as if it were a scene, or all tiles as one scene. Interval
 bootstrap draws of the tiles (for the one-scene set, of its blocks of 50 pixels: neighbouring blocks resemble
 each other, so true uncertainty is larger). *F1 minus baseline* is the paired difference to `difference` on
 the same tiles. ECE is the expected calibration error of the probabilities in 15 bins: where change is rare, a
-detector that always says "no" has a low one. MPix/s is `predict` alone on one thread{star}.
+detector that always says "no" has a low one. MPix/s is `predict` alone on one thread of a busy machine; small
+tiles pay for the halo around them, scenes hardly do{star}.
 
 Unsupervised detectors flag every difference. Where only buildings are labelled and the dates lie in different
 seasons, their low precision says that fields and trees changed too, not that nothing did.
