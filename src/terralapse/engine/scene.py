@@ -7,20 +7,18 @@ number of threads, a probability moves by less than 1e-4.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from terralapse._version import __version__
 from terralapse.engine import memory
 from terralapse.engine.output import require_space
 from terralapse.engine.parts import (
@@ -31,35 +29,28 @@ from terralapse.engine.parts import (
     load_record,
     save_record,
 )
-from terralapse.engine.plan import ScenePlan, Seams, Tile, digest, plan_scene
-from terralapse.engine.runner import (
-    Backoff,
-    Precision,
-    Runner,
-    TorchRunner,
-    bytes_per_pixel,
-    choose_device,
-    choose_precision,
-    torch_settings,
-    weights_digest,
+from terralapse.engine.plan import ScenePlan, Seams, Tile, digest
+from terralapse.engine.prepare import (
+    Progress,
+    check_settings,
+    earlier,
+    identity_of,
+    prepare,
+    reader_count,
 )
+from terralapse.engine.runner import Backoff, TorchRunner, choose_device, torch_settings
 from terralapse.engine.sample import sample_of
 from terralapse.engine.stitch import NODATA, Blend, Crop, Piece
-from terralapse.errors import ResumeMismatchError, SettingError
 from terralapse.grid.cog import write_cog
-from terralapse.grid.pair import Pair, PairBlock, PairSample
+from terralapse.grid.pair import Pair, PairBlock
 from terralapse.grid.scene import Window
 from terralapse.labels import BINARY_CHANGE, VALIDITY, Reason
 from terralapse.tasks.change import ChangeDetector
 
 __all__ = ["SceneResult", "predict_scene", "sample_of"]
 
-Progress = Callable[[str, int, int], None]
 Sink = Callable[[Piece], None]
 
-FORMAT = 1  # of the records on disk: runs of another format are not resumed
-TILE_MEMORY = 800 * memory.MIB  # working memory of the network; with all else a process stays below 2 GiB
-BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 READ_AHEAD = 2  # tiles read before they are needed
 WRITE_BEHIND = 3  # tiles computed but not yet stored
 
@@ -151,17 +142,17 @@ def predict_scene(
         ResumeMismatchError: `folder` holds a run of other inputs or settings.
         OutputNotWritableError: the disk is full, or not ours to write.
     """
-    _check_settings(threshold, tile, batch, threads)
+    check_settings(threshold, tile, batch, threads)
     report = progress or (lambda _stage, _done, _total: None)
     asked = {"threshold": threshold, "tile": tile, "batch": batch, "device": device, "precision": precision}
     with torch_settings(threads) as used:
         where = choose_device(device)
-        identity = digest(_identity(detector, pair, asked))
-        record = _earlier(folder, identity) if resume else None
+        identity = digest(identity_of(detector, pair, asked))
+        record = earlier(folder, identity) if resume else None
         if record is None:
             clear_records(folder)
             require_space(folder, pair.shape[0] * pair.shape[1] // 2)
-            record = _prepare(detector, pair, asked, where, used, report) | {"identity": identity}
+            record = prepare(detector, pair, asked, where, used, report) | {"identity": identity}
             save_record(folder, "plan", record)
         elif (finished := load_record(folder, "done")) is not None and _all_there(folder):
             return SceneResult(folder=folder, state=record["state"], **finished)
@@ -174,131 +165,8 @@ def predict_scene(
     return result
 
 
-def _check_settings(
-    threshold: float | None, tile: int | None, batch: int | None, threads: int | None
-) -> None:
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise SettingError(
-            f"threshold {threshold:g}", "lies outside of 0 to 1", "Give a probability, e.g. 0.5."
-        )
-    for name, value in (("tile", tile), ("batch", batch), ("threads", threads)):
-        if value is not None and value < 1:
-            raise SettingError(f"{name} {value}", "is not positive", "Leave it out to have it chosen.")
-
-
-def _identity(detector: ChangeDetector, pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
-    """Everything that decides the bytes of the result, besides the machine."""
-    return {
-        "format": FORMAT,
-        "version": __version__,
-        "pair": json.loads(json.dumps(pair.fingerprint(), default=str)),
-        "shape": list(pair.shape),
-        "grid": [list(pair.geobox.affine[:6]), str(pair.geobox.crs)],
-        "bands": [band.name for band in pair.bands],
-        "card": detector.card.slug,
-        "weights": weights_digest(detector),
-        "asked": asked,
-    }
-
-
-def _earlier(folder: Path, identity: str) -> dict[str, Any] | None:
-    """The record of an interrupted run in `folder`; None when there is none.
-
-    Raises:
-        ResumeMismatchError: it was another run.
-    """
-    record = load_record(folder, "plan")
-    if record is not None and record.get("identity") != identity:
-        raise ResumeMismatchError(
-            folder,
-            "holds a half-finished run of other inputs, weights or settings",
-            "Give what that run was given, or run without --resume to start afresh.",
-        )
-    return record
-
-
 def _all_there(folder: Path) -> bool:
     return all((folder / f"{layer}.tif").is_file() for layer in LAYERS)
-
-
-# --- before the first tile -------------------------------------------------------------------------
-def _prepare(
-    detector: ChangeDetector,
-    pair: Pair,
-    asked: dict[str, Any],
-    device: torch.device,
-    threads: int,
-    report: Progress,
-) -> dict[str, Any]:
-    """Everything that is decided once, as it is kept on disk: state, threshold, precision, plan, batch."""
-    started = time.perf_counter()
-    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
-    sample = sample_of(pair, _readers(threads), report)
-    state: dict[str, Any] = {}
-    precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
-    if sample.windows:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            state = json.loads(json.dumps(detector.fit(sample)))  # as a resumed run will read it
-    threshold = _threshold(asked["threshold"], state, detector)
-    if sample.windows:
-        probe = _probe(sample, detector)
-        precision = choose_precision(
-            asked["precision"], detector, state, device, probe, detector.halo, threshold
-        )
-        per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
-    plan = plan_scene(
-        pair.shape,
-        halo=detector.halo,
-        multiple=detector.multiple,
-        seams=seams,
-        tile=asked["tile"],
-        bytes_per_pixel=per_pixel,
-        memory=memory.budget(TILE_MEMORY),
-    )
-    first = plan.tile(0, 0).read
-    area = first.height * first.width
-    room = min(BATCH_PIXELS // area, int(memory.budget(TILE_MEMORY) / (per_pixel * area)))
-    return {
-        "state": state,
-        "threshold": threshold,
-        "precision": precision.as_dict(),
-        "plan": plan.as_dict(),
-        "batch": asked["batch"] or max(1, min(room, 64)),
-        "sample_fraction": sample.fraction,
-        "fit_seconds": time.perf_counter() - started,
-    }
-
-
-def _threshold(asked: float | None, state: dict[str, Any], detector: ChangeDetector) -> float:
-    for found in (asked, state.get("threshold"), detector.card.threshold):
-        if found is not None:
-            return float(found)
-    return 0.5
-
-
-def _probe(sample: PairSample, detector: ChangeDetector) -> np.ndarray:
-    """A window [1, 2, C, side, side] to measure the network on: around the fullest block of the sample, and of
-    those the one nearest to the middle, so that it lies within the scene where it can."""
-    middle = len(sample.windows) // 2
-    valid = [int(block.valid.sum()) for block in sample]
-    centre = sample.windows[max(range(len(valid)), key=lambda i: (valid[i], -abs(i - middle)))]
-    multiple = detector.multiple
-    halo = -(-detector.halo // multiple) * multiple
-    side = -(-max(256, 3 * halo) // multiple) * multiple + 2 * halo
-    row, col = (centre.row // multiple) * multiple - halo, (centre.col // multiple) * multiple - halo
-    return np.ascontiguousarray(sample.pair.read(Window(row, col, side, side)).images[None])
-
-
-def _working_memory(run: Runner, probe: np.ndarray) -> float:
-    """Bytes for each pixel of a tile; some of the probe is masked, which can take a network more."""
-    masked = probe.copy()
-    masked[..., : probe.shape[-2] // 8, :] = np.nan
-    return bytes_per_pixel(run, masked)
-
-
-def _readers(threads: int) -> int:
-    return max(1, min(4, threads, os.cpu_count() or 1))
 
 
 # --- tile after tile -------------------------------------------------------------------------------
@@ -338,7 +206,7 @@ class _Run:
         total = self.plan.height * self.plan.width
         self.report("predict", pixels, total)
         with (
-            ThreadPoolExecutor(_readers(self.threads), thread_name_prefix="read") as readers,
+            ThreadPoolExecutor(reader_count(self.threads), thread_name_prefix="read") as readers,
             _Behind(WRITE_BEHIND) as storing,
         ):
             for lane in range(self.plan.lanes):
@@ -368,19 +236,19 @@ class _Run:
                 writer.take(piece)
             self.busy["store"] += time.perf_counter() - since
 
-        for row in sorted(rows):
-            for tile, prob, reason in self._row(row, lane, readers):
-                storing.submit(lambda t=tile, p=prob, r=reason: finish(stitch.add(t, p, r)))
-                if tile.row in wanted and tile.col in own:
-                    self.skipped += prob is None
-                    yield tile.core.height * tile.core.width
+        for tile, prob, reason in self._predicted(sorted(rows), lane, readers):
+            storing.submit(lambda t=tile, p=prob, r=reason: finish(stitch.add(t, p, r)))
+            if tile.row in wanted and tile.col in own:
+                self.skipped += prob is None
+                yield tile.core.height * tile.core.width
         storing.submit(lambda: finish(stitch.end_lane()))
         storing.wait()
 
-    def _row(
-        self, row: int, lane: int, readers: ThreadPoolExecutor
+    def _predicted(
+        self, rows: list[int], lane: int, readers: ThreadPoolExecutor
     ) -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
-        """The tiles of one row of a lane with their probabilities, in order, batch by batch."""
+        """Tiles with their probabilities (None where skipped) and reasons, in order. A batch never reaches
+        over a row, so that a resumed run computes the same batches."""
         batch: list[tuple[Tile, np.ndarray | None, np.ndarray]] = []
         waiting: list[np.ndarray] = []
 
@@ -393,10 +261,11 @@ class _Run:
             batch.clear()
             waiting.clear()
 
-        for tile, block in self._blocks(row, lane, readers):
+        for tile, block in self._blocks(rows, lane, readers):
             core = Window(self.plan.halo, self.plan.halo, tile.core.height, tile.core.width).slices
             images = block.images if (block.reason[core] == Reason.VALID).any() else None
-            if waiting and images is not None and images.shape != waiting[0].shape:
+            fits = not waiting or images is None or images.shape == waiting[0].shape
+            if batch and not (fits and tile.row == batch[-1][0].row):
                 yield from flush()
             batch.append((tile, images, block.reason))
             if images is not None:
@@ -405,42 +274,34 @@ class _Run:
                 yield from flush()
         yield from flush()
 
-    def _blocks(self, row: int, lane: int, readers: ThreadPoolExecutor) -> Iterator[tuple[Tile, PairBlock]]:
-        """The tiles of one row with their pixels. Each pixel of the row is read once: a tile takes from the
-        tile before the columns that both need."""
-        first, last = self.plan.lane_reach(lane)
-        tiles = [self.plan.tile(row, col) for col in range(first, last)]
-        ahead: deque[Future[PairBlock]] = deque()
-        waiting = iter(_segments(tiles))
-
-        def fill() -> None:
-            while len(ahead) < READ_AHEAD and (window := next(waiting, None)) is not None:
-                ahead.append(readers.submit(self._read, window))
-
+    def _blocks(
+        self, rows: list[int], lane: int, readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[Tile, PairBlock]]:
+        """Tiles with their pixels, read ahead. Each pixel of a row is read once: a tile takes from the tile
+        before the columns that both need."""
+        cols = range(*self.plan.lane_reach(lane))
+        news = _segments(self.plan.tile(row, col) for row in rows for col in cols)
+        ahead: deque[Future[tuple[PairBlock, float]]] = deque()
         kept: PairBlock | None = None
-        try:
-            for i, tile in enumerate(tiles):
-                fill()
-                block = ahead.popleft().result()
-                fill()
-                if kept is not None:
-                    block = PairBlock(
-                        np.concatenate([kept.images, block.images], axis=3),
-                        np.concatenate([kept.reason, block.reason], axis=1),
-                    )
-                if i + 1 < len(tiles):
-                    start = tiles[i + 1].read.col - tile.read.col
-                    kept = PairBlock(block.images[..., start:].copy(), block.reason[:, start:].copy())
-                yield tile, block
-        finally:
-            for future in ahead:
-                future.cancel()
+        for tile in (self.plan.tile(row, col) for row in rows for col in cols):
+            for new in islice(news, 1 + READ_AHEAD - len(ahead)):
+                ahead.append(readers.submit(self._read, new))
+            block, seconds = ahead.popleft().result()
+            self.busy["read"] += seconds
+            if kept is not None:
+                block = PairBlock(
+                    np.concatenate([kept.images, block.images], axis=3),
+                    np.concatenate([kept.reason, block.reason], axis=1),
+                )
+            kept = None
+            if tile.col + 1 in cols:
+                start = self.plan.tile(tile.row, tile.col + 1).read.col - tile.read.col
+                kept = PairBlock(block.images[..., start:].copy(), block.reason[:, start:].copy())
+            yield tile, block
 
-    def _read(self, window: Window) -> PairBlock:
+    def _read(self, window: Window) -> tuple[PairBlock, float]:
         since = time.perf_counter()
-        block = self.pair.read(window)
-        self.busy["read"] += time.perf_counter() - since
-        return block
+        return self.pair.read(window), time.perf_counter() - since
 
     # --- after the last tile -----------------------------------------------------------------------
     def write(self) -> SceneResult:
@@ -474,7 +335,9 @@ class _Run:
         return self._result()
 
     def _hash(self) -> str:
-        return digest({k: v for k, v in self.record.items() if k != "fit_seconds"})
+        """Covers inputs, weights, settings, state and cut, but nothing that was measured."""
+        kept = {k: self.record[k] for k in ("identity", "state", "threshold", "plan")}
+        return digest(kept | {"precision": self.record["precision"]["name"]})
 
     def _result(self) -> SceneResult:
         counts = self.store.counts()
@@ -507,13 +370,13 @@ class _Run:
 _DESCRIPTIONS = {"prob": "probability of change", "valid": "why a pixel is masked", "change": "change"}
 
 
-def _segments(tiles: list[Tile]) -> Iterator[Window]:
-    """The windows of a row that are new with each tile."""
-    end = tiles[0].read.col
+def _segments(tiles: Iterable[Tile]) -> Iterator[Window]:
+    """For each tile the window that the tile before it in its row has not read."""
+    row, end = -1, 0
     for tile in tiles:
-        stop = tile.read.col + tile.read.width
-        yield Window(tile.read.row, end, tile.read.height, stop - end)
-        end = stop
+        start = tile.read.col if tile.row != row else end
+        row, end = tile.row, tile.read.col + tile.read.width
+        yield Window(tile.read.row, start, tile.read.height, end - start)
 
 
 class _Behind:

@@ -1,0 +1,171 @@
+"""What is decided once, before the first tile: state, threshold, precision, plan, batch; kept on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from terralapse._version import __version__
+from terralapse.engine import memory
+from terralapse.engine.parts import load_record
+from terralapse.engine.plan import Seams, plan_scene
+from terralapse.engine.runner import (
+    Precision,
+    Runner,
+    TorchRunner,
+    bytes_per_pixel,
+    choose_precision,
+    weights_digest,
+)
+from terralapse.engine.sample import sample_of
+from terralapse.errors import ResumeMismatchError, SettingError
+from terralapse.grid.pair import Pair, PairSample
+from terralapse.grid.scene import Window
+from terralapse.tasks.change import ChangeDetector
+
+Progress = Callable[[str, int, int], None]
+
+FORMAT = 1  # of the records on disk: runs of another format are not resumed
+TILE_MEMORY = 800 * memory.MIB  # working memory of the network; the whole process then stays below 2 GiB
+GPU_MEMORY = 4096 * memory.MIB  # the same on a GPU, whose memory is its own
+BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
+
+
+def check_settings(threshold: float | None, tile: int | None, batch: int | None, threads: int | None) -> None:
+    """Refuses numbers that mean nothing, before anything is read.
+
+    Raises:
+        SettingError: names the setting.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise SettingError(
+            f"threshold {threshold:g}", "lies outside of 0 to 1", "Give a probability, e.g. 0.5."
+        )
+    for name, value in (("tile", tile), ("batch", batch), ("threads", threads)):
+        if value is not None and value < 1:
+            raise SettingError(f"{name} {value}", "is not positive", "Leave it out to have it chosen.")
+
+
+def identity_of(detector: ChangeDetector, pair: Pair, asked: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides the bytes of the result, besides the machine."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "pair": json.loads(json.dumps(pair.fingerprint(), default=str)),
+        "shape": list(pair.shape),
+        "grid": [list(pair.geobox.affine[:6]), str(pair.geobox.crs)],
+        "bands": [band.name for band in pair.bands],
+        "card": detector.card.slug,
+        "weights": weights_digest(detector),
+        "asked": asked,
+    }
+
+
+def earlier(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The record of an interrupted run in `folder`; None when there is none.
+
+    Raises:
+        ResumeMismatchError: it was another run.
+    """
+    record = load_record(folder, "plan")
+    if record is not None and record.get("identity") != identity:
+        raise ResumeMismatchError(
+            folder,
+            "holds a half-finished run of other inputs, weights or settings",
+            "Give what that run was given, or run without --resume to start afresh.",
+        )
+    return record
+
+
+def prepare(
+    detector: ChangeDetector,
+    pair: Pair,
+    asked: dict[str, Any],
+    device: torch.device,
+    threads: int,
+    report: Progress,
+) -> dict[str, Any]:
+    """Everything that is decided once, as it is kept on disk: state, threshold, precision, plan, batch."""
+    started = time.perf_counter()
+    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
+    sample = sample_of(pair, reader_count(threads), report)
+    state: dict[str, Any] = {}
+    precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
+    if sample.windows:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            state = json.loads(json.dumps(detector.fit(sample)))  # as a resumed run will read it
+    threshold = _threshold(asked["threshold"], state, detector)
+    if sample.windows:
+        probe = _probe(sample, detector)
+        precision = choose_precision(
+            asked["precision"], detector, state, device, probe, detector.halo, threshold
+        )
+        per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
+    plan = plan_scene(
+        pair.shape,
+        halo=detector.halo,
+        multiple=detector.multiple,
+        seams=seams,
+        tile=asked["tile"],
+        bytes_per_pixel=per_pixel,
+        memory=_tile_memory(device),
+    )
+    first = plan.tile(0, 0).read
+    area = first.height * first.width
+    room = min(BATCH_PIXELS // area, int(_tile_memory(device) / (per_pixel * area)))
+    return {
+        "state": state,
+        "threshold": threshold,
+        "precision": precision.as_dict(),
+        "plan": plan.as_dict(),
+        "batch": asked["batch"] or max(1, min(room, 64)),
+        "sample_fraction": sample.fraction,
+        "fit_seconds": time.perf_counter() - started,
+    }
+
+
+def _threshold(asked: float | None, state: dict[str, Any], detector: ChangeDetector) -> float:
+    for found in (asked, state.get("threshold"), detector.card.threshold):
+        if found is not None:
+            return float(found)
+    return 0.5
+
+
+def _probe(sample: PairSample, detector: ChangeDetector) -> np.ndarray:
+    """A window [1, 2, C, side, side] to measure the network on: around the fullest block of the sample, and
+    of those the one nearest to the middle, so that it lies within the scene where it can."""
+    middle = len(sample.windows) // 2
+    valid = [int(block.valid.sum()) for block in sample]
+    centre = sample.windows[max(range(len(valid)), key=lambda i: (valid[i], -abs(i - middle)))]
+    multiple = detector.multiple
+    halo = -(-detector.halo // multiple) * multiple
+    side = -(-max(256, 3 * halo) // multiple) * multiple + 2 * halo
+    row, col = (centre.row // multiple) * multiple - halo, (centre.col // multiple) * multiple - halo
+    return np.ascontiguousarray(sample.pair.read(Window(row, col, side, side)).images[None])
+
+
+def _working_memory(run: Runner, probe: np.ndarray) -> float:
+    """Bytes for each pixel of a tile; some of the probe is masked, which can take a network more."""
+    masked = probe.copy()
+    masked[..., : probe.shape[-2] // 8, :] = np.nan
+    return bytes_per_pixel(run, masked)
+
+
+def _tile_memory(device: torch.device) -> int:
+    """Bytes that tiles may take on the device that computes them."""
+    if device.type == "cuda":
+        return min(GPU_MEMORY, int(0.4 * torch.cuda.mem_get_info(device)[0]))
+    return memory.budget(TILE_MEMORY)
+
+
+def reader_count(threads: int) -> int:
+    """Threads that read: more than four bring nothing from a local disk."""
+    return max(1, min(4, threads, os.cpu_count() or 1))
