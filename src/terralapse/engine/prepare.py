@@ -15,7 +15,7 @@ import torch
 from terralapse._version import __version__
 from terralapse.engine import memory
 from terralapse.engine.parts import load_record
-from terralapse.engine.plan import ScenePlan, Seams, plan_scene
+from terralapse.engine.plan import Seams, plan_scene
 from terralapse.engine.runner import (
     Precision,
     Runner,
@@ -35,8 +35,6 @@ Progress = Callable[[str, int, int], None]
 FORMAT = 1  # of the records on disk: runs of another format are not resumed
 TILE_MEMORY = 800 * memory.MIB  # working memory of the network; the whole process then stays below 2 GiB
 GPU_MEMORY = 4096 * memory.MIB  # the same on a GPU, whose memory is its own
-HELD = 4  # copies of a tile's pixels that are held for each that is computed: read ahead, put together
-THREADS_GAIN = 0.4  # n threads on one tile are n ** 0.4 times as fast as one: 1.3 for two, measured
 BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 
 
@@ -96,6 +94,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Everything that is decided once, as it is kept on disk: state, threshold, precision, plan, batch."""
     started = time.perf_counter()
+    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
     sample = sample_of(pair, reader_count(threads), report)
     state: dict[str, Any] = {}
     precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
@@ -110,60 +109,27 @@ def prepare(
             asked["precision"], detector, state, device, probe, detector.halo, threshold
         )
         per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
-    needs = per_pixel + HELD * 8 * len(pair.bands)
-    plan, workers = cut(pair.shape, detector, asked["tile"], needs, threads, device)
+    plan = plan_scene(
+        pair.shape,
+        halo=detector.halo,
+        multiple=detector.multiple,
+        seams=seams,
+        tile=asked["tile"],
+        bytes_per_pixel=per_pixel,
+        memory=_tile_memory(device),
+    )
     first = plan.tile(0, 0).read
     area = first.height * first.width
-    room = min(BATCH_PIXELS // area, int(_tile_memory(device) / (workers * needs * area)))
+    room = min(BATCH_PIXELS // area, int(_tile_memory(device) / (per_pixel * area)))
     return {
         "state": state,
         "threshold": threshold,
         "precision": precision.as_dict(),
         "plan": plan.as_dict(),
-        "workers": workers,
         "batch": asked["batch"] or max(1, min(room, 64)),
         "sample_fraction": sample.fraction,
         "fit_seconds": time.perf_counter() - started,
     }
-
-
-def cut(
-    shape: tuple[int, int],
-    detector: ChangeDetector,
-    tile: int | None,
-    bytes_per_pixel: float,
-    threads: int,
-    device: torch.device,
-) -> tuple[ScenePlan, int]:
-    """The plan, and how many tiles are computed side by side: as many as there are threads, unless so many
-    tiles would have to be so small that the repeated halos cost more than is gained."""
-    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
-    room = _tile_memory(device)
-    best: tuple[float, ScenePlan, int] | None = None
-    for workers in _counts(threads) if device.type == "cpu" else (1,):
-        plan = plan_scene(
-            shape,
-            halo=detector.halo,
-            multiple=detector.multiple,
-            seams=seams,
-            tile=tile,
-            bytes_per_pixel=bytes_per_pixel,
-            memory=room // workers,
-        )
-        read = plan.tile(0, 0).read
-        fits = read.height * read.width * bytes_per_pixel * workers <= room
-        if best is not None and not (fits and workers <= plan.rows * plan.cols):
-            continue
-        seconds = plan.computed_pixels() / (workers * (threads / workers) ** THREADS_GAIN)
-        if best is None or seconds < best[0]:
-            best = seconds, plan, workers
-    assert best is not None  # one tile at a time is always taken
-    return best[1], best[2]
-
-
-def _counts(threads: int) -> list[int]:
-    """1, 2, 4 ... and `threads` itself."""
-    return sorted({threads, *(1 << i for i in range(threads.bit_length()))})
 
 
 def _threshold(asked: float | None, state: dict[str, Any], detector: ChangeDetector) -> float:

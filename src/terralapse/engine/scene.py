@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 
 from terralapse.engine import memory
-from terralapse.engine.crew import Crew
 from terralapse.engine.output import require_space
 from terralapse.engine.parts import (
     LAYERS,
@@ -53,10 +51,8 @@ __all__ = ["SceneResult", "predict_scene", "sample_of"]
 
 Sink = Callable[[Piece], None]
 
+READ_AHEAD = 2  # tiles read before they are needed
 WRITE_BEHIND = 3  # tiles computed but not yet stored
-
-_Given = tuple[Tile, np.ndarray | None, np.ndarray]  # images, or None where nothing is valid; reason
-_Computed = tuple[Tile, np.ndarray | None, np.ndarray]  # probability, or None likewise; reason
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ class SceneResult:
         plan, plan_hash: how the scene was cut; the hash covers inputs, detector, weights and settings too.
         tiles, tiles_skipped, tiles_resumed: all; without a valid pixel; already there when the run began.
             A tile that is taken up again by a resumed run counts once.
-        batch, workers, threads, device, precision: how it was computed; `workers` tiles or batches of tiles
-            side by side, with `threads` shared among them.
+        batch, threads, device, precision: how it was computed.
         events: what went otherwise than planned (memory).
         seconds: `fit`, `predict` and `write` on the clock; `read`, `network` and `store` are the time that
             the stages of `predict` were busy, which overlap.
@@ -91,7 +86,6 @@ class SceneResult:
     tiles_skipped: int
     tiles_resumed: int
     batch: int
-    workers: int
     threads: int
     device: str
     precision: dict[str, Any]
@@ -197,7 +191,6 @@ class _Run:
         self.store = PartStore(folder, self.plan)
         self.exact = self.plan.seams is Seams.EXACT
         runner = TorchRunner(detector, record["state"], device, record["precision"]["name"])
-        self.workers = min(record["workers"], threads)
         self.predict = Backoff(runner, record["batch"], self.plan.halo, self.plan.multiple, self.exact)
         self.skipped = self.resumed = 0
         self.seconds = {"fit": record["fit_seconds"]}
@@ -212,20 +205,18 @@ class _Run:
         pixels = sum(p.window.height * p.window.width for p in there)
         total = self.plan.height * self.plan.width
         self.report("predict", pixels, total)
-        torch.set_num_threads(max(1, self.threads // self.workers))
         with (
             ThreadPoolExecutor(reader_count(self.threads), thread_name_prefix="read") as readers,
-            Crew(self.workers) as crew,
             _Behind(WRITE_BEHIND) as storing,
         ):
             for lane in range(self.plan.lanes):
-                for new in self._lane(lane, done, readers, crew, storing):
+                for new in self._lane(lane, done, readers, storing):
                     pixels += new
                     self.report("predict", pixels, total)
         self.seconds["predict"] = time.perf_counter() - started
 
     def _lane(
-        self, lane: int, done: set[int], readers: ThreadPoolExecutor, crew: Crew, storing: _Behind
+        self, lane: int, done: set[int], readers: ThreadPoolExecutor, storing: _Behind
     ) -> Iterator[int]:
         """Computes the missing parts of a lane; yields the number of new pixels, tile after tile."""
         todo = [part for part in self.plan.parts(lane) if part.index not in done]
@@ -245,7 +236,7 @@ class _Run:
                 writer.take(piece)
             self.busy["store"] += time.perf_counter() - since
 
-        for tile, prob, reason in self._predicted(sorted(rows), lane, readers, crew):
+        for tile, prob, reason in self._predicted(sorted(rows), lane, readers):
             storing.submit(lambda t=tile, p=prob, r=reason: finish(stitch.add(t, p, r)))
             if tile.row in wanted and tile.col in own:
                 self.skipped += prob is None
@@ -254,39 +245,34 @@ class _Run:
         storing.wait()
 
     def _predicted(
-        self, rows: list[int], lane: int, readers: ThreadPoolExecutor, crew: Crew
-    ) -> Iterator[_Computed]:
-        """Tiles with their probabilities, in order, computed batch by batch and side by side. A batch never
-        reaches over a row, so that a resumed run computes the same batches."""
-        flying: deque[tuple[list[_Given], Future[tuple[list[np.ndarray], float]]]] = deque()
-        batch: list[_Given] = []
+        self, rows: list[int], lane: int, readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
+        """Tiles with their probabilities (None where skipped) and reasons, in order. A batch never reaches
+        over a row, so that a resumed run computes the same batches."""
+        batch: list[tuple[Tile, np.ndarray | None, np.ndarray]] = []
+        waiting: list[np.ndarray] = []
+
+        def flush() -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
+            since = time.perf_counter()
+            found = iter(self.predict(waiting) if waiting else ())
+            self.busy["network"] += time.perf_counter() - since
+            for tile, images, reason in batch:
+                yield tile, None if images is None else next(found), reason
+            batch.clear()
+            waiting.clear()
+
         for tile, block in self._blocks(rows, lane, readers):
             core = Window(self.plan.halo, self.plan.halo, tile.core.height, tile.core.width).slices
             images = block.images if (block.reason[core] == Reason.VALID).any() else None
-            if batch and not _belong(batch, tile, images, self.predict.batch):
-                flying.append((batch, crew.submit(partial(self._network, batch))))
-                batch = []
+            fits = not waiting or images is None or images.shape == waiting[0].shape
+            if batch and not (fits and tile.row == batch[-1][0].row):
+                yield from flush()
             batch.append((tile, images, block.reason))
-            while len(flying) > self.workers + 1:  # one more than can be computed, so that none waits
-                yield from self._landed(*flying.popleft())
-        flying.append((batch, crew.submit(partial(self._network, batch))))
-        while flying:
-            yield from self._landed(*flying.popleft())
-
-    def _network(self, batch: list[_Given]) -> tuple[list[np.ndarray], float]:
-        """The probabilities of the tiles of a batch that have any valid pixel, and the seconds it took."""
-        since = time.perf_counter()
-        tiles = [images for _, images, _ in batch if images is not None]
-        return self.predict(tiles), time.perf_counter() - since
-
-    def _landed(
-        self, batch: list[_Given], future: Future[tuple[list[np.ndarray], float]]
-    ) -> Iterator[_Computed]:
-        probabilities, seconds = future.result()
-        self.busy["network"] += seconds
-        found = iter(probabilities)
-        for tile, images, reason in batch:
-            yield tile, None if images is None else next(found), reason
+            if images is not None:
+                waiting.append(images)
+            if len(waiting) >= self.predict.batch or len(batch) >= 4 * self.predict.batch:
+                yield from flush()
+        yield from flush()
 
     def _blocks(
         self, rows: list[int], lane: int, readers: ThreadPoolExecutor
@@ -298,7 +284,7 @@ class _Run:
         ahead: deque[Future[tuple[PairBlock, float]]] = deque()
         kept: PairBlock | None = None
         for tile in (self.plan.tile(row, col) for row in rows for col in cols):
-            for new in islice(news, 1 + self.workers + 1 - len(ahead)):
+            for new in islice(news, 1 + READ_AHEAD - len(ahead)):
                 ahead.append(readers.submit(self._read, new))
             block, seconds = ahead.popleft().result()
             self.busy["read"] += seconds
@@ -371,7 +357,6 @@ class _Run:
             tiles_skipped=self.skipped,
             tiles_resumed=self.resumed,
             batch=self.predict.batch,
-            workers=self.workers,
             threads=self.threads,
             device=str(self.device),
             precision=self.record["precision"],
@@ -380,13 +365,6 @@ class _Run:
             seconds={name: round(value, 3) for name, value in seconds.items()},
             peak_rss=memory.peak_rss(),
         )
-
-
-def _belong(batch: list[_Given], tile: Tile, images: np.ndarray | None, most: int) -> bool:
-    """Whether a tile may join a batch: same row, same shape, and there is room."""
-    computed = [given for _, given, _ in batch if given is not None]
-    alike = images is None or not computed or computed[0].shape == images.shape
-    return alike and tile.row == batch[0][0].row and len(computed) < most and len(batch) < 4 * most
 
 
 _DESCRIPTIONS = {"prob": "probability of change", "valid": "why a pixel is masked", "change": "change"}
