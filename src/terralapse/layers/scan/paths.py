@@ -1,0 +1,93 @@
+"""Scans along several orders of the same positions, as tables of indices."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from terralapse.layers.scan.reference import selective_scan_reference
+
+
+class Paths(NamedTuple):
+    """`index` int64 [K, L]: path k visits position index[k, t] at step t; `inverse` int64 [K, L]: the step
+    at which path k visits a position."""
+
+    index: Tensor
+    inverse: Tensor
+
+
+class LowRank(NamedTuple):
+    """A step size that is given as a product: delta[b, k, d, l] = sum_r weight[k, d, r] value[b, k, r, l].
+
+    `value` [B, K, R, L]; `weight` [K, D, R].
+    """
+
+    value: Tensor
+    weight: Tensor
+
+
+def _paths(orders: list[Tensor]) -> Paths:
+    index = torch.stack(orders)
+    return Paths(index, index.argsort(dim=1))
+
+
+@lru_cache(maxsize=64)
+def cross_paths(height: int, width: int) -> Paths:
+    """The four directions of VMamba's SS2D: rows, columns, and both of them backwards."""
+    rows = torch.arange(height * width)
+    columns = rows.view(height, width).t().reshape(-1)
+    return _paths([rows, columns, rows.flip(0), columns.flip(0)])
+
+
+@lru_cache(maxsize=64)
+def diagonal_paths(height: int, width: int) -> Paths:
+    """The main diagonals, the anti-diagonals, and both of them backwards; from the top left and top right."""
+    y, x = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
+    main = ((x - y + height - 1) * height + y).reshape(-1).argsort()
+    anti = ((x + y) * height + y).reshape(-1).argsort()
+    return _paths([main, anti, main.flip(0), anti.flip(0)])
+
+
+def path_scan(
+    u: Tensor,
+    delta: Tensor | LowRank,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    *,
+    paths: Paths,
+    backend: str = "auto",
+) -> Tensor:
+    """The sum over K paths of a selective scan along each, back at the positions where its inputs lie.
+
+    Args:
+        u: [B, D, L], by position; every path scans the same values.
+        delta: [B, K * D, L] by position (path 0's D channels first), or a `LowRank` product.
+        A: [K * D, N]; D, delta_bias: [K * D].
+        B, C: [B, K, N, L] by position.
+        paths: the orders.
+
+    Returns:
+        [B, D, L] in the type of `u`.
+    """
+    count, length = paths.index.shape
+    index = paths.index.to(u.device)
+    if isinstance(delta, LowRank):
+        delta = torch.einsum("bkrl,kdr->bkdl", delta.value, delta.weight.to(delta.value.dtype)).flatten(1, 2)
+    batch, channels, _ = u.shape
+    order = index[None, :, None].expand(batch, count, channels, length)
+    along = u[:, None].expand(batch, count, channels, length).gather(3, order).flatten(1, 2)
+    steps = delta.unflatten(1, (count, channels)).gather(3, order).flatten(1, 2)
+    narrow = index[None, :, None].expand(batch, count, B.shape[2], length)
+    y = selective_scan_reference(
+        along, steps, A, B.gather(3, narrow), C.gather(3, narrow), D, delta_bias, delta_softplus
+    )
+    assert isinstance(y, Tensor)
+    back = paths.inverse.to(u.device)[None, :, None].expand(batch, count, channels, length)
+    return y.unflatten(1, (count, channels)).gather(3, back).sum(dim=1)
