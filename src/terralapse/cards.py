@@ -92,6 +92,20 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Released:
+    """A checkpoint that the authors published. `source` is `hub:owner/name@revision` or `zenodo:record`.
+
+    `sha256` is empty where nobody could fetch the file to take it: such a file is never downloaded, the user
+    gives its path. `what` says what it was trained on and which figure it belongs to.
+    """
+
+    file: str
+    source: str
+    what: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Licences:
     """Of the original code, the weights and the data that they were trained on."""
 
@@ -119,7 +133,8 @@ class Card:
     `slug` is `<system>` or `<system>/<variant>`. `seed` is True for the published systems that the library
     sets out to hold, False for what is its own. `quirks` name oddities of the official code that a
     checkpoint needs. `limits` says in sentences where it fails. `checkpoints` says where the authors publish
-    theirs (a hub name, a Zenodo record), `none` when they publish none, or is empty when that is not known.
+    theirs (a hub name, a Zenodo record), `none` when they publish none, or is empty when that is not known;
+    `weights` are those that come with the library, `released` the files of the authors.
     """
 
     slug: str
@@ -135,6 +150,7 @@ class Card:
     classes: str = ""  # slug of a ClassScheme
     licences: Licences = field(default_factory=Licences)
     weights: tuple[Weights, ...] = ()
+    released: tuple[Released, ...] = ()
     figures: tuple[Figure, ...] = ()
     temperature: float = 1.0
     threshold: float | None = 0.5
@@ -162,6 +178,7 @@ class Card:
         values["inputs"] = _inputs_from(data["inputs"])
         values["licences"] = Licences(**data["licences"])
         values["weights"] = tuple(Weights(**w) for w in data["weights"])
+        values["released"] = tuple(Released(**r) for r in data["released"])
         values["figures"] = tuple(
             Figure(**{**f, "interval": None if f["interval"] is None else tuple(f["interval"])})
             for f in data["figures"]

@@ -15,9 +15,24 @@ from terralapse.grid.pair import PairSample
 
 @dataclass
 class ChangeOutput:
-    """`logits` float [B, H, W]: the log-odds of change, before temperature; any value where not valid."""
+    """`logits` float [B, H, W]: the log-odds of change, before temperature; any value where not valid.
+
+    `classes` float [B, 2, H, W]: the two logits (no change, change) of a network that has them, of which
+    `logits` is the difference; for losses that are defined on both.
+    """
 
     logits: Tensor
+    classes: Tensor | None = None
+
+    @classmethod
+    def of_classes(cls, classes: Tensor) -> ChangeOutput:
+        """From logits of no change and change [B, 2, H, W]; the softmax of the two is the sigmoid of their
+        difference."""
+        return cls(classes[:, 1] - classes[:, 0], classes)
+
+    def change(self) -> ChangeOutput:
+        """Itself; every output of a pair of dates can be asked for its change."""
+        return self
 
     def probability(self, temperature: float = 1.0) -> Tensor:
         """Calibrated probability of change in 0..1."""
@@ -29,12 +44,14 @@ class ChangeDetector(ABC):
 
     The engine calls `fit` once on a sample of the scene and keeps what it returns in `run.json`, then calls
     `predict` on tiles in any order. `predict` must be local: a pixel depends on nothing farther away than
-    `halo` pixels and on the state, so that the result does not depend on the tile plan.
+    `halo` pixels and on the state, so that the result does not depend on the tile plan. A network that sees
+    a whole tile at once says `exact = False`: its tiles then overlap and are blended.
     """
 
     card: Card
     halo: int = 0
     multiple: int = 1  # tile sides are a multiple of this
+    exact: bool = True
 
     @abstractmethod
     def fit(self, sample: PairSample) -> dict[str, Any]:

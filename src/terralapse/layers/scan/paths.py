@@ -12,10 +12,10 @@ from terralapse.layers.scan.reference import selective_scan_reference
 
 
 class Paths(NamedTuple):
-    """`index` int64 [K, L]: path k visits position index[k, t] at step t; `inverse` int64 [K, L]: the step
+    """`order` int64 [K, L]: path k visits position order[k, t] at step t; `inverse` int64 [K, L]: the step
     at which path k visits a position."""
 
-    index: Tensor
+    order: Tensor
     inverse: Tensor
 
 
@@ -30,8 +30,8 @@ class LowRank(NamedTuple):
 
 
 def _paths(orders: list[Tensor]) -> Paths:
-    index = torch.stack(orders)
-    return Paths(index, index.argsort(dim=1))
+    order = torch.stack(orders)
+    return Paths(order, order.argsort(dim=1))
 
 
 @lru_cache(maxsize=64)
@@ -76,8 +76,8 @@ def path_scan(
     Returns:
         [B, D, L] in the type of `u`.
     """
-    count, length = paths.index.shape
-    index = paths.index.to(u.device)
+    count, length = paths.order.shape
+    index = paths.order.to(u.device)
     if isinstance(delta, LowRank):
         delta = torch.einsum("bkrl,kdr->bkdl", delta.value, delta.weight.to(delta.value.dtype)).flatten(1, 2)
     batch, channels, _ = u.shape

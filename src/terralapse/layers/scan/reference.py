@@ -23,7 +23,8 @@ def selective_scan_reference(
     """h_t = exp(dt_t A) h_(t-1) + dt_t B_t u_t;  y_t = C_t . h_t + D u_t, channel by channel.
 
     Args:
-        u, delta, z: [B, D, L]; A: [D, N]; B, C: [B, G, N, L], shared by D / G channels each; D, delta_bias: [D].
+        u, delta, z: [B, D, L]; A: [D, N]; D, delta_bias: [D].
+        B, C: [B, G, N, L], each shared by D / G channels.
 
     Returns:
         y [B, D, L] in the type of `u` (and the last state [B, D, N] in float32, or float64 for float64).

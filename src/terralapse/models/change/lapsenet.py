@@ -12,20 +12,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Stretch, Task, Weights
-from terralapse.errors import ModelInputError, NoValidDataError
-from terralapse.grid.pair import PairSample
 from terralapse.layers.mbconv import ConvBN, InvertedResidual, within
+from terralapse.layers.padding import pad_to_multiple
 from terralapse.layers.pairing import SymmetricFusion
 from terralapse.layers.weights import load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
-from terralapse.tasks.change import ChangeDetector, ChangeOutput
+from terralapse.tasks.change import ChangeOutput
+from terralapse.tasks.change_loss import change_loss
+from terralapse.tasks.network import NetworkDetector, Target
 
 WEIGHTS_LICENCE = (
     "Apache-2.0 as far as it is ours to give; some of the training data is for research or states none"
@@ -214,64 +214,32 @@ def _run(blocks: nn.Sequential, x: Tensor, before: Tensor | None, after: Tensor 
     return x
 
 
-class LapseNetDetector(ChangeDetector):
-    """LapseNet behind the contract of change detectors."""
+class LapseNetDetector(NetworkDetector):
+    """LapseNet behind the contract of change detectors. Its reach is finite: no tile is blended."""
+
+    network: LapseNet
+    exact = True
 
     def __init__(self, card: Card, network: LapseNet) -> None:
-        normalisation = card.inputs.normalisation
-        if normalisation is None or card.inputs.bands is None:
-            raise ValueError(f"the card of {card.slug} states no bands or no normalisation")
-        self.card, self.network = card, network.to(memory_format=torch.channels_last)  # pyright: ignore
-        self.halo, self.multiple = card.inputs.halo, card.inputs.size_multiple
-        self.bands = card.inputs.bands
-        self._mean, self._std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
-        # Training sees 0..255 (RGB) or the stretched 0..1; what a stretched scene is brought to.
-        self._always_stretch = normalisation.stretch is Stretch.SCENE_PERCENTILE
-        self._top = 1.0 if self._always_stretch else 255.0
+        super().__init__(card, network.to(memory_format=torch.channels_last))  # pyright: ignore
 
-    def fit(self, sample: PairSample) -> dict[str, Any]:
-        """Which of the pair's bands to take, and the stretch of the scene where one is needed.
+    def forward(self, images: Tensor, usable: Tensor | None = None) -> ChangeOutput:
+        """See `NetworkSystem.forward`; `usable` bool [B, H, W] is treated as in `LapseNet.forward`."""
+        height, width = images.shape[-2:]
+        images = self.padded(images)
+        if usable is not None and images.shape[-2:] != usable.shape[-2:]:
+            usable = pad_to_multiple(usable.float(), self.multiple) > 0
+        return ChangeOutput(self.network(images, usable)[..., :height, :width])
 
-        RGB of 0..255 is taken as it is. Anything else is brought to the scale of the training data with the
-        2nd and 98th percentile of each band over both dates.
-
-        Raises:
-            ModelInputError: the pair lacks a band.
-            NoValidDataError: there is no pixel to take percentiles of.
-        """
-        names = [b.name for b in sample.pair.bands]
-        missing = [b for b in self.bands if b not in names]
-        if missing:
-            raise ModelInputError(
-                self.card.slug,
-                f"needs the bands {', '.join(self.bands)} at both dates, and {', '.join(missing)} is missing",
-                "Choose another model with `--model`, for example ir-mad, which takes any bands.",
-            )
-        picked = [names.index(b) for b in self.bands]
-        state: dict[str, Any] = {"bands": picked, "temperature": self.card.temperature}
-        if self._always_stretch or sample.pair.unit is not Unit.RGB255:
-            state["stretch"] = _percentiles(sample, picked)
-        return state
+    def loss(self, output: ChangeOutput, target: Target) -> dict[str, Tensor]:
+        return {"total": change_loss(output.logits, target["label"])}
 
     def predict(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
         """Calibrated probability of change, float32 [B, H, W]; see `ChangeDetector.predict`."""
         with torch.inference_mode():
             usable = valid.all(dim=1) & ~images[:, :, state["bands"]].isnan().any(dim=(1, 2))
             normal = self.normalise(images[:, :, state["bands"]], usable, state)
-            logits = self.network(normal, None if usable.all() else usable)
-            return ChangeOutput(logits).probability(state["temperature"])
-
-    def normalise(self, images: Tensor, usable: Tensor | None, state: dict[str, Any]) -> Tensor:
-        """Images [B, 2, C, H, W] in the pair's unit, in the card's band order, as the network takes them;
-        zero where `usable` [B, H, W] is False, at both dates. None stands for usable everywhere."""
-        column = (-1, 1, 1)
-        if "stretch" in state:
-            low = images.new_tensor(state["stretch"]["low"]).view(column)
-            high = images.new_tensor(state["stretch"]["high"]).view(column)
-            images = ((images - low) / (high - low)).clamp(-0.5, 2.0) * self._top
-        mean, std = (x.to(images).view(column) for x in (self._mean, self._std))
-        normal = (images - mean) / std
-        return normal if usable is None else normal.masked_fill(~usable[:, None, None], 0.0)
+            return self.forward(normal, None if usable.all() else usable).probability(state["temperature"])
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
         """Starts the encoder from the published EfficientNet-Lite0; for training."""
@@ -281,25 +249,6 @@ class LapseNetDetector(ChangeDetector):
         """Adds to the log-odds of every pixel; for calibration."""
         with torch.no_grad():
             self.network.head.bias += by  # pyright: ignore[reportOperatorIssue]
-
-    def to(self, device: torch.device | str) -> LapseNetDetector:
-        self.network.to(device)
-        return self
-
-
-def _percentiles(sample: PairSample, bands: list[int], most: int = 4_000_000) -> dict[str, list[float]]:
-    """The 2nd and 98th percentile of each band over the valid pixels of both dates."""
-    total = sum(int(block.valid.sum()) for block in sample)
-    if total == 0:
-        raise NoValidDataError(
-            sample.pair.before.name, "no pixel is usable at both dates", "Check the overlap and the masks."
-        )
-    step = max(1, -(-total // most))
-    pixels = [block.images[:, bands][:, :, block.valid][:, :, ::step] for block in sample]  # [2, C, n] each
-    values = np.concatenate([p.swapaxes(0, 1).reshape(len(bands), -1) for p in pixels], axis=1)
-    low, high = np.percentile(values, (2.0, 98.0), axis=1)
-    flat = high - low < 1e-6 * np.maximum(1.0, np.abs(high))  # a constant band: any width will do
-    return {"low": low.tolist(), "high": np.where(flat, low + 1.0, high).tolist()}
 
 
 IMAGENET_PARTS = {  # ours: the published model's

@@ -1,0 +1,95 @@
+"""One labelled sample of each task, the form in which every data set hands out what it holds.
+
+Images are float32 in physical units, [2, C, H, W] (before, after) or [C, H, W], NaN where there is no data;
+`bands` are common names in the order of C; `gsd` is in metres, NaN where it is not known. A pair with a
+binary label is `terralapse.data.pairs.LabelledPair`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from terralapse.data.pairs import IGNORE
+from terralapse.labels import ClassScheme
+from terralapse.sensors import Unit
+
+
+@dataclass(frozen=True)
+class SemanticPair:
+    """Two dates, and the class of each changed place at both: `before`, `after` uint8 [H, W] of 0
+    (unchanged), 1..K, and `IGNORE`."""
+
+    name: str
+    images: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    gsd: float
+    bands: tuple[str, ...]
+    unit: Unit
+
+    @property
+    def label(self) -> np.ndarray:
+        """The binary label uint8 [H, W]: 1 where either date has a class."""
+        changed = ((self.before > 0) | (self.after > 0)).astype(np.uint8)
+        return np.where((self.before == IGNORE) | (self.after == IGNORE), IGNORE, changed).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class DamagePair:
+    """Two dates with buildings: `building` uint8 [H, W] of 0 and 1 as they stood before; `damage` uint8
+    [H, W] of 0 (background), 1 none, 2 minor, 3 major, 4 destroyed, and `IGNORE`."""
+
+    name: str
+    images: np.ndarray
+    building: np.ndarray
+    damage: np.ndarray
+    gsd: float
+    bands: tuple[str, ...]
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image [C, H, W] with a class for each pixel: `label` uint8 [H, W], `IGNORE` where nobody said."""
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    gsd: float
+    bands: tuple[str, ...]
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class ClassifiedImage:
+    """One image [C, H, W] of one class: `label` is a value of the data set's scheme."""
+
+    name: str
+    image: np.ndarray
+    label: int
+    gsd: float
+    bands: tuple[str, ...]
+    unit: Unit
+
+
+Sample = TypeVar("Sample", covariant=True)
+
+
+class DataSet(Protocol[Sample]):
+    """A split of a data set, read from disk one sample at a time, always in the same order.
+
+    `title` names set and split, for tables; `scheme` says what the labels mean.
+    """
+
+    title: str
+    scheme: ClassScheme
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...

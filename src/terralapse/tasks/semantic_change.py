@@ -1,0 +1,46 @@
+"""Semantic change: what each changed place was and what it became."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from terralapse.tasks.change import ChangeOutput
+
+
+@dataclass
+class SemanticChangeOutput:
+    """`classes` float [B, 2, H, W]: logits of no change and change. `before`, `after` float [B, K, H, W]:
+    logits of the classes of either date, class 0 being "unchanged" where the labels of the data set have it.
+    """
+
+    classes: Tensor
+    before: Tensor
+    after: Tensor
+
+    def change(self) -> ChangeOutput:
+        """The binary part."""
+        return ChangeOutput.of_classes(self.classes)
+
+    def maps(self, argmax_over_zero: bool = False) -> tuple[Tensor, Tensor]:
+        """Class ids int64 [B, H, W] of both dates, 0 where no change is predicted.
+
+        Inside of predicted change the best of the classes 1..K-1 is taken: class 0 gets no supervision, and
+        the from-to protocol has no place for it. `argmax_over_zero` lets 0 win, as the official code of
+        Mamba-FCS does.
+        """
+        first = 0 if argmax_over_zero else 1
+        changed = self.classes.argmax(dim=1)
+        before, after = (
+            (logits[:, first:].argmax(dim=1) + first) * changed for logits in (self.before, self.after)
+        )
+        return before, after
+
+
+def semantic_target(before: Tensor, after: Tensor, ignore: int = 255) -> Tensor:
+    """The binary label [B, H, W] of two maps of classes: 1 where either has a class, `ignore` where either
+    is ignored."""
+    changed = ((before > 0) | (after > 0)).to(before.dtype)
+    return torch.where((before == ignore) | (after == ignore), torch.full_like(before, ignore), changed)
