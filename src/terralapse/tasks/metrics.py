@@ -209,6 +209,58 @@ def bc_sc_scores(change: npt.NDArray[Any], semantics: npt.NDArray[Any]) -> dict[
     return {"BC": bc, "SC": sc, "SCS": (bc + sc) / 2}
 
 
+# --- segmentation ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Scores of a map of classes. `iou`, `f1`, `precision`, `recall` have one number for each class, in
+    order, NaN where the class occurs in neither label nor prediction (precision: where it is never
+    predicted; recall: where it is never labelled)."""
+
+    miou: float
+    mf1: float
+    oa: float
+    kappa: float
+    iou: tuple[float, ...]
+    f1: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary (NaN included)."""
+        return asdict(self)
+
+
+def segmentation_scores(matrix: npt.NDArray[Any], exclude: Sequence[int] = ()) -> SegmentationScores:
+    """Of an int [K, K] matrix over a whole set.
+
+    Classes in `exclude` count in no mean, but their pixels count in `oa` and `kappa` and as errors of the
+    other classes: so the five-class columns of ISPRS leave out clutter. Pixels that nobody is to be judged
+    on (eroded borders) are left out while counting, as `ignore`. The means run over the classes that occur.
+
+    Raises:
+        ValueError: the matrix is not square, or `exclude` names a class that it does not have.
+    """
+    q = np.asarray(matrix).astype(np.float64)
+    if q.ndim != 2 or q.shape[0] != q.shape[1]:
+        raise ValueError(f"a confusion matrix is square, this is {q.shape}")
+    if any(not 0 <= c < len(q) for c in exclude):
+        raise ValueError(f"exclude names {list(exclude)}, the matrix has {len(q)} classes")
+    hits, labelled, predicted = np.diag(q), q.sum(axis=1), q.sum(axis=0)
+    iou = tuple(_ratio(h, a + b - h) for h, a, b in zip(hits, labelled, predicted, strict=True))
+    f1 = tuple(_ratio(2 * h, a + b) for h, a, b in zip(hits, labelled, predicted, strict=True))
+    kept = [c for c in range(len(q)) if c not in exclude and labelled[c] + predicted[c] > 0]
+    return SegmentationScores(
+        miou=_ratio(sum(iou[c] for c in kept), len(kept)),
+        mf1=_ratio(sum(f1[c] for c in kept), len(kept)),
+        oa=_ratio(hits.sum(), q.sum()),
+        kappa=cohen_kappa(q),
+        iou=iou,
+        f1=f1,
+        precision=tuple(_ratio(h, b) for h, b in zip(hits, predicted, strict=True)),
+        recall=tuple(_ratio(h, a) for h, a in zip(hits, labelled, strict=True)),
+    )
+
+
 # --- building damage (xView2) ----------------------------------------------------------------------
 def damage_matrices(
     building_label: npt.ArrayLike,
@@ -471,3 +523,17 @@ class SemanticChangeMetric(ConfusionMetric):
     def compute(self) -> dict[str, float]:
         """Scores over everything counted so far."""
         return semantic_scores(self.counts()).as_dict()
+
+
+class SegmentationMetric(ConfusionMetric):
+    """`SegmentationScores` of class maps as a dictionary; `exclude` as in `segmentation_scores`."""
+
+    def __init__(
+        self, classes: int, ignore: int | None = IGNORE, exclude: Sequence[int] = (), **options: Any
+    ) -> None:
+        super().__init__(classes, ignore, **options)
+        self.exclude = tuple(exclude)
+
+    def compute(self) -> dict[str, Any]:
+        """Scores over everything counted so far."""
+        return segmentation_scores(self.counts(), self.exclude).as_dict()
