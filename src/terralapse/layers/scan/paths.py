@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,19 @@ def _paths(orders: list[Tensor]) -> Paths:
     return Paths(order, order.argsort(dim=1))
 
 
-@lru_cache(maxsize=64)
+def path_table(build: Callable[[int, int], Paths]) -> Callable[[int, int], Paths]:
+    """Keeps the last tables. Those made while a graph is traced are fakes and must not be kept, and those
+    made in inference mode could not be used in training."""
+    kept = lru_cache(maxsize=64)(torch.inference_mode(False)(build))
+
+    @wraps(build)
+    def table(height: int, width: int) -> Paths:
+        return build(height, width) if torch.compiler.is_compiling() else kept(height, width)
+
+    return table
+
+
+@path_table
 def cross_paths(height: int, width: int) -> Paths:
     """The four directions of VMamba's SS2D: rows, columns, and both of them backwards."""
     rows = torch.arange(height * width)
@@ -42,7 +55,7 @@ def cross_paths(height: int, width: int) -> Paths:
     return _paths([rows, columns, rows.flip(0), columns.flip(0)])
 
 
-@lru_cache(maxsize=64)
+@path_table
 def diagonal_paths(height: int, width: int) -> Paths:
     """The main diagonals, the anti-diagonals, and both of them backwards; from the top left and top right."""
     y, x = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
