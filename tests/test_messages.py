@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src/terralapse"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMAND = re.compile(r"`terralapse ([a-z]+)")
-# Of `python -m terralapse.models.new` and `terralapse.engine.fit`, which are no commands of the app.
-FOREIGN = {"--data", "--help", "--out", "--root"}
+# Of `python -m terralapse.models.new`, which is no command of the app.
+FOREIGN = {"--help", "--root"}
 
 
 def texts() -> list[tuple[str, str]]:

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from terralapse import registry
-from terralapse.engine import fit as engine_fit
-from terralapse.engine.fit import Recipe, best_threshold, encoder_weights, fit
-from terralapse.errors import FileMissingError, MissingExtraError, SettingError
+from terralapse.engine.fit import encoder_weights, fit
+from terralapse.engine.recipe import Recipe
+from terralapse.errors import FileMissingError, MissingExtraError, OutputExistsError, SettingError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def encoded(array, kind):
 
 SMALL = Recipe(
     model="lapsenet/rgb",
+    data="change-mix",
     epochs=2,
     samples=8,
     batch=4,
@@ -72,11 +73,16 @@ def test_a_tiny_run_learns_and_its_weights_are_usable(data, tmp_path, model):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(4))
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
-    found = json.loads((tmp_path / "calibration.json").read_text())
-    assert found["val_f1"] > 0.6  # the share of change is about 0.15: calling all of it change gives 0.3
-    assert found["mean_probability_after"] == pytest.approx(found["changed"], abs=0.02)
-    assert found["ece_after"] <= found["ece_before"]
-    assert found["val_f1"] == pytest.approx(max(line["val_f1"] for line in lines), abs=0.02)
+    found = json.loads((tmp_path / "result.json").read_text())
+    scores, calibration = found["validation"]["binary"], found["calibration"]
+    assert scores["f1"] > 0.6  # the share of change is about 0.15: calling all of it change gives 0.3
+    assert scores["threshold_chosen"] == "best of these data"
+    assert calibration["mean_probability_after"] == pytest.approx(calibration["changed"], abs=0.02)
+    assert calibration["ece_after"] <= calibration["ece"]
+    assert scores["f1"] == pytest.approx(max(line["binary.f1"] for line in lines), abs=0.02)
+    assert json.loads((tmp_path / "recipe.json").read_text())["model"] == model
+    assert list(tmp_path.glob("logs/**/metrics.csv"))
+    assert list(tmp_path.glob("logs/**/events.out.tfevents.*"))
     assert {v.dtype for v in load_file(path).values() if v.is_floating_point()} == {torch.float16}
     detector = registry.build(model, weights=path)
     assert not detector.network.training
@@ -86,7 +92,7 @@ def test_a_run_that_was_cut_off_ends_where_it_would_have(data, tmp_path, monkeyp
     whole = fit(SMALL, data, tmp_path / "whole")
     from terralapse.engine import _lightning
 
-    first = _lightning.ChangeTraining.on_train_epoch_start
+    first = _lightning.Training.on_train_epoch_start
 
     def cut(self):
         if self.current_epoch == 1:
@@ -94,14 +100,16 @@ def test_a_run_that_was_cut_off_ends_where_it_would_have(data, tmp_path, monkeyp
         first(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_lightning.ChangeTraining, "on_train_epoch_start", cut)
+        patch.setattr(_lightning.Training, "on_train_epoch_start", cut)
         with pytest.raises(RuntimeError, match="power"):
             fit(SMALL, data, tmp_path / "parts")
+    with pytest.raises(OutputExistsError, match="resume"):
+        fit(SMALL, data, tmp_path / "parts")
     resumed = fit(SMALL, data, tmp_path / "parts", resume=True)
     one, two = load_file(whole), load_file(resumed)
     assert all(torch.equal(one[k], two[k]) for k in one)
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "parts")]
-    kept = [[(e["epoch"], e["loss"], e["val_f1"]) for e in map(json.loads, log)] for log in logs]
+    kept = [[(e["epoch"], e["loss"], e["scores"]) for e in map(json.loads, log)] for log in logs]
     assert kept[0] == kept[1]
 
 
@@ -120,12 +128,27 @@ def test_training_without_the_extra_says_what_to_install(data, tmp_path, monkeyp
         ("model: a\nepochs: many\n", "is not a int"),
         ("model: a\nlr: fast\n", "is not a float"),
         ("epochs: 3\n", "model: is missing"),
+        ("model: a\nepochs: true\n", "is not a int"),
+        ("model: a\nbatch: 0\n", "batch=0: is not positive"),
+        ("model: a\nschedule: linear\n", "schedule: no such schedule"),
+        ("- a\n- b\n", "holds no fields"),
+        ("model: [a\n", "is no YAML"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(tmp_path, text, said):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(SettingError, match=said):
         Recipe.read(tmp_path / "r.yaml")
+
+
+def test_settings_of_the_command_line_win(tmp_path):
+    (tmp_path / "r.yaml").write_text("model: a\nlr: 1e-3\naugment_flip: 0.5\n")
+    recipe = Recipe.read(tmp_path / "r.yaml", ["lr=2e-4", "epochs=7", "augment_swap=1.0", "model=b/c"])
+    assert (recipe.lr, recipe.epochs, recipe.model) == (2e-4, 7, "b/c")
+    assert recipe.augment == {"flip": 0.5, "swap": 1.0}
+    for text, said in (("lr", "is no setting"), ("lr=fast", "is not a float"), ("x=1", "no such field")):
+        with pytest.raises(SettingError, match=said):
+            Recipe.read(tmp_path / "r.yaml", [text])
 
 
 def test_whole_numbers_do_for_floats(tmp_path):
@@ -152,24 +175,3 @@ def test_encoder_that_is_not_there_is_said(tmp_path):
 def test_encoder_is_read_from_a_path(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
     assert torch.equal(encoder_weights(str(tmp_path / "w.pth"))["a"], torch.ones(2))
-
-
-# --- the threshold -----------------------------------------------------------------------------------
-def test_best_threshold_against_trying_each():
-    rng = np.random.default_rng(0)
-    label = (rng.random(5000) < 0.1).astype(np.uint8)
-    probability = np.clip(0.3 * label + rng.normal(0.3, 0.15, 5000), 0, 1)
-    threshold, f1 = best_threshold(probability, label)
-    every = {}
-    for t in np.arange(0.04, 0.97, 0.02):
-        calls = probability >= t
-        every[float(t)] = 2 * (calls & (label == 1)).sum() / (calls.sum() + label.sum())
-    assert f1 == pytest.approx(max(every.values()))
-    assert every[threshold] == pytest.approx(f1)
-
-
-def test_command_line(data, tmp_path):
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text("model: lapsenet/rgb\nepochs: 1\nsamples: 4\nbatch: 4\nsize: 64\nprecision: 32-true\n")
-    engine_fit.main([str(recipe), "--data", str(data), "--out", str(tmp_path / "out")])
-    assert (tmp_path / "out" / "weights.safetensors").exists()

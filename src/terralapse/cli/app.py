@@ -51,6 +51,9 @@ def change(
     model: Annotated[
         str, typer.Option("--model", "-m", help="A slug of `terralapse systems`, SLUG=WEIGHTS, or auto.")
     ] = "auto",
+    weights: Annotated[
+        Path | None, typer.Option(help="A file of weights for the system that --model names.")
+    ] = None,
     bands: Annotated[
         str | None, typer.Option(help="Comma-separated bands to compare, e.g. red,green,blue or 4,3,2.")
     ] = None,
@@ -115,6 +118,7 @@ def change(
             progress=progress,
             say=say,
             model=model,
+            weights=weights,
             bands=_split(bands),
             threshold=threshold,
             grid=_grid(grid),
@@ -205,6 +209,79 @@ def systems(
         typer.echo(json.dumps([s.as_dict() for s in wanted], indent=1))
     else:
         systems_table(wanted)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file of the folder `recipes`.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value over what the recipe says.")] = None,
+    data: Annotated[Path, typer.Option("--data", help="The folder of the data set.")] = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The folder of the run; by default runs/RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a system from a recipe; needs the extra `train`."""
+    from terralapse.engine.fit import fit
+    from terralapse.engine.recipe import Recipe
+
+    chosen = Recipe.read(recipe, settings or ())
+    weights = fit(chosen, data, out or Path("runs") / recipe.stem, resume)
+    result = json.loads(weights.with_name("result.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps({"weights": str(weights), **result}, indent=1))
+    elif not quiet:
+        from terralapse.cli.show import scores_table
+
+        scores_table(f"{chosen.model} on {chosen.data} {chosen.val_split}", {"val": result["validation"]})
+        typer.echo(f"Weights  {weights}")
+
+
+@app.command()
+def score(
+    system: Annotated[str, typer.Argument(help="A slug of `terralapse systems`.")],
+    data: Annotated[str, typer.Option("--data", help="A data set by name, e.g. levir-cd, second, eurosat.")],
+    root: Annotated[Path, typer.Option("--root", help="The folder of the data set.")],
+    split: Annotated[str, typer.Option(help="As the data set calls it.")] = "test",
+    weights: Annotated[Path | None, typer.Option(help="A file of weights in place of its own.")] = None,
+    tile: Annotated[int, typer.Option(help="Side of the tiles that are scored too; 0 for none.")] = 256,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which a pixel counts as changed (0 to 1).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A JSON file to write.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a system on a labelled data set: whole images and tiles, by the published definitions."""
+    from terralapse.cli.show import scores_table
+    from terralapse.engine.score import score_split
+
+    report = score_split(
+        system,
+        data,
+        root,
+        split,
+        weights=weights,
+        tile=tile or None,
+        threshold=threshold,
+        device=device,
+    )
+    found = report.as_dict()
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    elif not quiet:
+        modes = found["modes"]
+        scores_table(f"{system} on {report.title}", {name: m["scores"] for name, m in modes.items()})
+        for name, mode in modes.items():
+            if (interval := mode["interval_95"]) is not None:
+                low, high = interval
+                typer.echo(f"{name}: {mode['main']} 95 % interval {100 * low:.2f} to {100 * high:.2f}")
+        typer.echo(f"Protocol: {report.protocol}.")
 
 
 def _split(bands: str | None) -> tuple[str, ...] | None:

@@ -104,3 +104,30 @@ def result_panel(result: Any) -> None:
     console.print()
     for title, name in (("Report", "report.html"), ("Polygons", "change.gpkg"), ("Map", "map.pdf")):
         console.print(f"{title:<9}{escape(str(result.folder / name))}", highlight=False, soft_wrap=True)
+
+
+def scores_table(title: str, modes: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Scores times 100 with two decimals, a column a mode and a block a protocol; counts as they are."""
+    console = _console()
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("protocol", no_wrap=True)
+    table.add_column("score", no_wrap=True)
+    for mode in modes:
+        table.add_column(mode, justify="right", no_wrap=True)
+    first = next(iter(modes.values()))
+    for protocol, scores in first.items():
+        for number, name in enumerate(scores):
+            cells = [_score(m.get(protocol, {}).get(name)) for m in modes.values()]
+            table.add_row(protocol if number == 0 else "", name, *cells)
+    console.print(table)
+
+
+def _score(value: Any) -> str:
+    """Undefined ratios are printed as 0.00*."""
+    if value is None or value != value:
+        return "0.00*"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_score(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return " ".join(_score(v) for v in value)
+    return f"{100 * value:.2f}" if isinstance(value, float) else str(value)

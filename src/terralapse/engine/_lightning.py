@@ -9,39 +9,41 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 
-from terralapse.data.change_mix import ChangeMix
-from terralapse.tasks.change_loss import change_loss
-
-if TYPE_CHECKING:
-    from terralapse.engine.fit import Recipe
+from terralapse.engine.recipe import Recipe
+from terralapse.engine.sources import Batch, Sources
+from terralapse.tasks.measures import measure_for
+from terralapse.tasks.network import NetworkSystem
 
 
 class EpochSampler(Sampler[int]):
     """Sample numbers that never repeat: those of epoch e start at e x `samples`. Lightning sets the epoch,
-    also after a resume, so that a run that was cut off sees what it would have seen."""
+    also after a resume, so that a run that was cut off sees what it would have seen. Each of `replicas`
+    processes takes every replicas-th."""
 
-    def __init__(self, samples: int) -> None:
-        self.samples, self.epoch = samples, 0
+    def __init__(self, samples: int, rank: int = 0, replicas: int = 1) -> None:
+        self.samples, self.rank, self.replicas, self.epoch = samples, rank, replicas, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.samples, (self.epoch + 1) * self.samples))
+        first = self.epoch * self.samples
+        return iter(range(first + self.rank, first + len(self) * self.replicas, self.replicas))
 
     def __len__(self) -> int:
-        return self.samples
+        return self.samples // self.replicas
 
 
 class KeepLast(L.Callback):
@@ -53,68 +55,85 @@ class KeepLast(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         part = self.path.with_suffix(".part")
         trainer.save_checkpoint(part)
-        part.replace(self.path)
+        if trainer.is_global_zero:
+            part.replace(self.path)
 
 
-class ChangeTraining(L.LightningModule):
-    """One network and the exponential average of its weights, which is what is validated and kept."""
+class Training(L.LightningModule):
+    """One system and the exponential average of its weights, which is what is validated and kept."""
 
-    def __init__(self, recipe: Recipe, detector: Any, state: dict[str, Any], steps: int, out: Path) -> None:
+    def __init__(self, recipe: Recipe, system: NetworkSystem, source: Sources, steps: int, out: Path) -> None:
         super().__init__()
-        self.recipe, self.detector, self.scene_state, self.steps, self.out = (
-            recipe,
-            detector,
-            state,
-            steps,
-            out,
+        self.recipe, self.system, self.source, self.steps, self.out = recipe, system, source, steps, out
+        self.network: nn.Module = system.network.train()
+        self.average = (
+            AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            if recipe.ema
+            else None
         )
-        self.network: nn.Module = detector.network.train()
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-        )
-        self.best = -1.0
-        self._losses: list[float] = []
-        self._seen: list[tuple[np.ndarray, np.ndarray]] = []
+        self.measure = measure_for(system.card.task, source.classes)
+        self.best = -2.0
+        self._losses: list[dict[str, float]] = []
         self._began = time.monotonic()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        images, label = batch
-        logits = self.network(self.detector.normalise(images, None, self.scene_state))
-        loss = change_loss(logits, label, self.recipe.dice)
-        self._losses.append(float(loss.detach()))
-        return loss
+    def _forward(self, batch: Batch) -> Any:
+        return self.system.forward(self.system.normalise(batch["images"], None, self.source.state))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        if self.recipe.mixup or self.recipe.cutmix:
+            batch = self._mixed(batch)
+        parts = self.system.loss(self._forward(batch), batch)
+        self._losses.append({name: float(part.detach()) for name, part in parts.items()})
+        return parts["total"]
+
+    def _mixed(self, batch: Batch) -> Batch:
+        from terralapse.tasks.label_smoothing import mix_batch
+
+        images, shares = mix_batch(
+            batch["images"], batch["label"], self.source.classes, self.recipe.mixup, self.recipe.cutmix
+        )
+        return {**batch, "images": images, "label": shares}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.average.update_parameters(self.network)
+        if self.average is not None and (batch_idx + 1) % self.recipe.accumulate == 0:
+            self.average.update_parameters(self.network)
 
     def on_train_epoch_start(self) -> None:
         self._losses, self._began = [], time.monotonic()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        images, label = batch
-        logits = self.average(self.detector.normalise(images, None, self.scene_state))
-        self._seen.append((torch.sigmoid(logits.float()).numpy(), label.numpy()))
+    def on_validation_epoch_start(self) -> None:
+        if self.average is not None:
+            self.system.network = self.average.module
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.measure.update(self._forward(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
-        from terralapse.engine.fit import best_threshold
-
-        probability, label = (np.concatenate(part) for part in zip(*self._seen, strict=True))
-        self._seen = []
-        threshold, f1 = best_threshold(probability, label)
-        self.log("val_f1", f1)
-        if f1 > self.best:
-            self.best = f1
-            tensors = {k: v.contiguous() for k, v in self.average.module.state_dict().items()}
+        self.system.network = self.network
+        scores = self.measure.compute()
+        self.measure.reset()
+        main = self.measure.main_score(scores)
+        mean = {
+            f"loss_{name}" if name != "total" else "loss": float(np.mean([p[name] for p in self._losses]))
+            for name in (self._losses[0] if self._losses else ())
+        }
+        self.log_dict({self.measure.monitor: main, **mean}, sync_dist=False)
+        if not self.trainer.is_global_zero:
+            return
+        if main > self.best:
+            self.best = main
+            kept = self.network if self.average is None else self.average.module
+            tensors = {k: v.contiguous() for k, v in kept.state_dict().items()}
             save_file(tensors, self.out / "best.safetensors")
         entry = {
             "epoch": self.current_epoch,
-            "loss": round(float(np.mean(self._losses)), 5),
-            "val_f1": round(f1, 5),
-            "threshold": round(threshold, 2),
+            **{name: round(value, 5) for name, value in mean.items()},
+            self.measure.monitor: round(main, 5),
+            "scores": scores,
             "seconds": round(time.monotonic() - self._began, 1),
         }
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, default=float) + "\n")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = self.best
@@ -126,22 +145,27 @@ class ChangeTraining(L.LightningModule):
         recipe = self.recipe
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.network.named_parameters():
-            pretrained = bool(recipe.encoder) and name.startswith(("stem", "stage"))
-            groups.setdefault((pretrained, parameter.ndim > 1), []).append(parameter)
+            pretrained = bool(recipe.encoder) and name.startswith(("encoder", "stem", "stage"))
+            decayed = parameter.ndim > 1 and not getattr(parameter, "no_decay", False)
+            groups.setdefault((pretrained, decayed), []).append(parameter)
         optimizer = torch.optim.AdamW(
             [
                 {
                     "params": parameters,
                     "lr": recipe.encoder_lr if pretrained else recipe.lr,
-                    "weight_decay": recipe.weight_decay if matrix else 0.0,
+                    "weight_decay": recipe.weight_decay if decayed else 0.0,
                 }
-                for (pretrained, matrix), parameters in groups.items()
+                for (pretrained, decayed), parameters in groups.items()
             ]
         )
 
         def schedule(step: int) -> float:
             if step < recipe.warmup:
                 return (step + 1) / recipe.warmup
+            if recipe.schedule == "constant":
+                return 1.0
+            if recipe.schedule == "step":
+                return recipe.step_factor ** (step // recipe.step_every)
             done = (step - recipe.warmup) / max(1, self.steps - recipe.warmup)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) * 0.99 + 0.01
 
@@ -149,35 +173,36 @@ class ChangeTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def run(
-    recipe: Recipe,
-    detector: Any,
-    mix: ChangeMix,
-    val: list[tuple[Tensor, Tensor]],
-    state: dict[str, Any],
-    out: Path,
-    resume: bool,
-) -> Path:
-    """Trains for `recipe.epochs` and returns the path of the best averaged weights."""
-    out.mkdir(parents=True, exist_ok=True)
+def run(recipe: Recipe, system: NetworkSystem, source: Sources, out: Path, resume: bool) -> Path:
+    """Trains for `recipe.epochs` and returns the path of the best weights."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    train_loader = DataLoader(mix, recipe.batch, sampler=EpochSampler(recipe.samples), drop_last=True)
-    val_loader = DataLoader(val, batch_size=min(6, len(val)))  # pyright: ignore[reportArgumentType]
-    training = ChangeTraining(recipe, detector, state, recipe.epochs * len(train_loader), out)
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    samples = recipe.samples or source.length
+    batches = max(1, samples // recipe.devices // recipe.batch)
+    steps = recipe.epochs * max(1, batches // recipe.accumulate)
+    training = Training(recipe, system, source, steps, out)
     trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
+        accelerator=recipe.accelerator,
+        devices=recipe.devices,
         max_epochs=recipe.epochs,
         precision=recipe.precision,  # pyright: ignore[reportArgumentType]
-        gradient_clip_val=1.0,
+        gradient_clip_val=recipe.clip or None,
+        accumulate_grad_batches=recipe.accumulate,
+        use_distributed_sampler=False,
         enable_checkpointing=False,
         callbacks=[KeepLast(out / "last.ckpt")],
-        logger=False,
+        logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="logs")],
+        log_every_n_steps=max(1, batches),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    sampler = EpochSampler(samples, trainer.global_rank, trainer.world_size)
+    train_loader = DataLoader(
+        source.train, recipe.batch, sampler=sampler, drop_last=True, num_workers=recipe.workers
+    )
+    val_loader = DataLoader(source.val, batch_size=recipe.val_batch, num_workers=recipe.workers)
     last = out / "last.ckpt"
     trainer.fit(training, train_loader, val_loader, ckpt_path=str(last) if resume and last.exists() else None)
     return out / "best.safetensors"

@@ -64,6 +64,14 @@ class NetworkSystem(ABC):
             self.card.slug, "cannot start from the weights of another task", "Leave out `encoder`."
         )
 
+    def shift_logits(self, by: float) -> None:
+        """Adds to the log-odds of change of every pixel, in the weights; for calibration.
+
+        Raises:
+            ModelInputError: the system has no place for it.
+        """
+        raise ModelInputError(self.card.slug, "cannot be shifted", "Calibrate by temperature alone.")
+
     def padded(self, images: Tensor) -> Tensor:
         """Images with sides that the network takes; cut what it returns back to the size of `images`."""
         return pad_to_multiple(images, self.multiple)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from terralapse import registry
 from terralapse._version import __version__
-from terralapse.cards import Task
+from terralapse.cards import Card, Task
 from terralapse.errors import FileMissingError, ModelInputError, NoValidDataError, SettingError
-from terralapse.grid.scene import Scene
+from terralapse.grid.scene import Note, Scene
 from terralapse.workflows import choose
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class ChangeSettings:
 
     Attributes:
         model: slug of a system, `auto`, or a path of weights for one (`lapsenet/rgb=weights.safetensors`).
+        weights: a file of weights for `model`, in place of those that come with it.
         bands: common names, provider ids or 1-based numbers; None takes what the model needs.
         threshold: probability from which a pixel counts as changed, 0..1; None takes the model's own.
         grid: `coarser`, `before`, `after`, the path of a raster, or a resolution in metres.
@@ -54,6 +55,7 @@ class ChangeSettings:
     """
 
     model: str = "auto"
+    weights: Path | None = None
     bands: tuple[str, ...] | None = None
     threshold: float | None = None
     grid: str | float = "coarser"
@@ -87,6 +89,16 @@ class ChangeSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"{name} {value}", "is not positive", "Leave it out to have it chosen.")
+        if self.weights is not None:
+            object.__setattr__(self, "weights", Path(self.weights))
+            if self.model == "auto" or "=" in self.model:
+                raise SettingError(
+                    f"weights {self.weights}",
+                    "needs the name of its system, once",
+                    "Name the system with --model SLUG, for example changemamba/bcd-tiny.",
+                )
+            if not self.weights.is_file():
+                raise FileMissingError(self.weights, "the file of weights does not exist", "Check the path.")
         for name, which in (("aoi", "area of interest"), ("zones", "zones")):
             path = getattr(self, name)
             if path is None:
@@ -180,6 +192,7 @@ def _run(
         lap("align")
         warnings = [n for n in pair.notes if n.level == "warning"]
         warnings += choose.misfits(choice.card.inputs, first.info, second.info, pair.report.resolution_m)
+        warnings += _partial(choice.card)
         detector = _build(choice, settings)
         result = predict_scene(
             detector,
@@ -229,6 +242,20 @@ def _open(source: str | Path, date: str | None, settings: ChangeSettings) -> Sce
     )
 
 
+# What a map of change means for a system that says more than that.
+ON_A_SCENE = {
+    Task.CHANGE: "",
+    Task.SEMANTIC_CHANGE: "The map shows where something changed; which class it was and became is left out.",
+    Task.DAMAGE: "The map shows damaged buildings; their grade is left out.",
+}
+
+
+def _partial(card: Card) -> list[Note]:
+    """Says so where the products hold less than the system knows."""
+    text = ON_A_SCENE[card.task]
+    return [Note("warning", "part-of-the-output", text)] if text else []
+
+
 def _named(model: str) -> choose.Choice:
     slug = model.partition("=")[0]
     if slug.endswith((".pth", ".pt", ".ckpt", ".safetensors", ".bin")):
@@ -241,10 +268,10 @@ def _named(model: str) -> choose.Choice:
             "Name the system too, as SLUG=FILE: --model lapsenet/rgb=" + Path(slug).name,
         )
     choice = choose.named(slug)
-    if choice.card.task is not Task.CHANGE:
+    if choice.card.task not in ON_A_SCENE:
         raise ModelInputError(
             slug,
-            f"is a system for {choice.card.task}, not for binary change",
+            f"is a system for {choice.card.task}, not for change between two dates",
             "Choose one whose task is `change` in `terralapse systems`.",
         )
     return choice
@@ -265,7 +292,7 @@ def _align(first: Scene, second: Scene, choice: choose.Choice, settings: ChangeS
 
 
 def _build(choice: choose.Choice, settings: ChangeSettings) -> ChangeDetector:
-    weights = settings.model.partition("=")[2]
+    weights = settings.weights or settings.model.partition("=")[2]
     options = {"weights": Path(weights)} if weights else {}
     return registry.build(choice.card.slug, **options)
 

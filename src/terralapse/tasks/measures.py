@@ -1,0 +1,279 @@
+"""What is counted while a system of some task runs over labelled data, and the scores that follow from it.
+
+A measure is a torchmetrics metric: integer counts that are summed over batches and processes, and ratios of
+the sums. It serves validation during training and `terralapse score` alike. Every score stands under the
+name of its protocol (`scd_p7` and `scd_p37` cannot be compared, nor can the two scorers of damage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from terralapse.cards import Task
+from terralapse.data.pairs import IGNORE
+from terralapse.errors import SystemNotReadyError
+from terralapse.tasks.change import ChangeOutput
+from terralapse.tasks.classification import ClassificationOutput
+from terralapse.tasks.damage import GRADES, DamageOutput
+from terralapse.tasks.metrics import (
+    binary_scores,
+    damage_scores,
+    expected_calibration_error,
+    semantic_scores,
+)
+from terralapse.tasks.segmentation import SegmentationOutput
+from terralapse.tasks.semantic_change import SemanticChangeOutput, semantic_target
+
+Scores = dict[str, dict[str, Any]]
+BINS = 50  # of a probability: thresholds are steps of 0.02
+
+
+def _counted(rows: Tensor, columns: Tensor, classes: int) -> Tensor:
+    """int64 [classes, classes] of flat integer tensors: rows the label, columns the prediction."""
+    joint = rows.long() * classes + columns.long()
+    return torch.bincount(joint, minlength=classes**2).view(classes, classes)
+
+
+class Measure(Metric):
+    """Counts over outputs and targets of one task. `monitor` names what training maximises, as
+    `<protocol>.<score>`."""
+
+    full_state_update = False
+    monitor: str
+
+    def add_counts(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> None:
+        """A state of zeros that is summed over processes."""
+        self.add_state(name, torch.zeros(*shape, dtype=dtype), dist_reduce_fx="sum")
+
+    def counts(self) -> dict[str, np.ndarray]:
+        """The states as arrays; they add up over images, and `scores` takes them."""
+        return {name: getattr(self, name).cpu().numpy() for name in self._defaults}
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        """Protocol to its scores, from counts."""
+        raise NotImplementedError
+
+    def compute(self) -> Scores:
+        """The scores of everything counted so far."""
+        return self.scores(self.counts())
+
+    def main_score(self, scores: Scores) -> float:
+        """What training maximises; -1 where it is not defined."""
+        protocol, _, name = self.monitor.partition(".")
+        value = scores[protocol][name]
+        return -1.0 if value is None or value != value else float(value)
+
+
+class ChangeMeasure(Measure):
+    """Binary change. `binary` holds the scores at `threshold`, or at the best threshold of these very data
+    when it is None: right on a validation split, an oracle anywhere else, and the result says which."""
+
+    monitor = "binary.f1"
+    histogram: Tensor
+
+    def __init__(self, threshold: float | None = None, temperature: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.threshold, self.temperature = threshold, temperature
+        self.add_counts("histogram", 2, BINS)
+        self.add_counts("probability", 2, BINS, dtype=torch.float64)
+        self.add_counts("decided", 2, 2)
+
+    def update(self, output: Any, target: Mapping[str, Tensor]) -> None:
+        """Counts a batch of outputs that can be asked for their change."""
+        found: ChangeOutput = output.change()
+        p = found.probability(self.temperature)
+        known = target["label"] != IGNORE
+        label, p = target["label"][known].long(), p[known]
+        place = label * BINS + (p * BINS).long().clamp(0, BINS - 1)
+        self.histogram += torch.bincount(place, minlength=2 * BINS).view(2, BINS)
+        self.probability += torch.bincount(place, p.double(), minlength=2 * BINS).view(2, BINS)  # pyright: ignore
+        if self.threshold is not None:
+            self.decided += _counted(label, p >= self.threshold, 2)  # pyright: ignore[reportOperatorIssue]
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        still, changed = counts["histogram"]
+        if self.threshold is None:
+            # Entry i: calls and hits when everything from the lower edge of bin i on counts as change.
+            hits, false = (row[::-1].cumsum()[::-1] for row in (changed, still))
+            f1 = 2 * hits / np.maximum(2 * hits + false + (changed.sum() - hits), 1)
+            at = int(f1[1:].argmax()) + 1
+            threshold, chosen = at / BINS, "best of these data"
+            matrix = np.array(
+                [[still.sum() - false[at], false[at]], [changed.sum() - hits[at], hits[at]]], np.int64
+            )
+        else:
+            threshold, chosen, matrix = self.threshold, "given", counts["decided"]
+        table = np.stack([still + changed, counts["probability"].sum(axis=0), changed]).astype(np.float64)
+        return {
+            "binary": {
+                **binary_scores(matrix).as_dict(),
+                "threshold": threshold,
+                "threshold_chosen": chosen,
+                "ece": expected_calibration_error(table),
+            }
+        }
+
+
+class SemanticChangeMeasure(Measure):
+    """Semantic change by both protocols, and its binary part. `oa` is the mean over images of the pixel
+    accuracy, as the published scorers take it."""
+
+    monitor = "scd_p7.sek"
+
+    def __init__(self, classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.classes = classes  # without "unchanged"
+        self.add_counts("per_date", classes + 1, classes + 1)
+        self.add_counts("from_to", classes**2 + 1, classes**2 + 1)
+        self.add_counts("binary", 2, 2)
+        self.add_counts("accuracy", 3, dtype=torch.float64)  # per date, from-to, images
+
+    def update(self, output: SemanticChangeOutput, target: Mapping[str, Tensor]) -> None:
+        """Counts a batch; a pixel that either date ignores is left out of everything."""
+        labels = target["before"].long(), target["after"].long()
+        guesses = output.maps()
+        changed = semantic_target(*labels)
+        for image in range(len(changed)):
+            known = changed[image] != IGNORE
+            truth = [x[image][known] for x in labels]
+            guess = [x[image][known] for x in guesses]
+            k = self.classes
+            for t, g in zip(truth, guess, strict=True):
+                self.per_date += _counted(t, g, k + 1)  # pyright: ignore[reportOperatorIssue]
+            joint = [
+                torch.where((a > 0) & (b > 0), (a - 1) * k + b, torch.zeros_like(a))
+                for a, b in (truth, guess)
+            ]
+            self.from_to += _counted(joint[0], joint[1], k * k + 1)  # pyright: ignore
+            self.binary += _counted(changed[image][known], guess[0] > 0, 2)  # pyright: ignore
+            if known.any():
+                right = [float((t == g).double().mean()) for t, g in zip(truth, guess, strict=True)]
+                one = [sum(right) / 2, float((joint[0] == joint[1]).double().mean()), 1.0]
+                self.accuracy += torch.tensor(one, dtype=torch.float64, device=self.device)  # pyright: ignore
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        per_date, joint, images = counts["accuracy"]
+        oa = [float(x / images) if images else float("nan") for x in (per_date, joint)]
+        return {
+            "scd_p7": {**semantic_scores(counts["per_date"]).as_dict(), "oa": oa[0]},
+            "scd_p37": {**semantic_scores(counts["from_to"]).as_dict(), "oa": oa[1]},
+            "binary": binary_scores(counts["binary"]).as_dict(),
+        }
+
+
+class DamageMeasure(Measure):
+    """Building damage by the official scorer of xView2 and by the evaluation of ChangeMamba."""
+
+    monitor = "xview2_official.f1"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_counts("located", 2, 2)
+        self.add_counts("official", 5, 5)
+        self.add_counts("unmasked", 5, 5)
+
+    def update(self, output: DamageOutput, target: Mapping[str, Tensor]) -> None:
+        """Counts a batch; damage only where its label is a building."""
+        building, damage = output.maps()
+        known = target["building"] != IGNORE
+        self.located += _counted(target["building"][known], building[known], 2)  # pyright: ignore
+        graded = (target["damage"] > 0) & (target["damage"] != IGNORE)
+        truth, guess, standing = target["damage"][graded], damage[graded], building[graded]
+        self.official += _counted(truth, guess * standing, 5)  # pyright: ignore[reportOperatorIssue]
+        self.unmasked += _counted(truth, guess, 5)  # pyright: ignore[reportOperatorIssue]
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        located = counts["located"]
+        both = {
+            "xview2_official": damage_scores(located, counts["official"], "xview2"),
+            "changemamba_damage": damage_scores(located, counts["unmasked"], "changemamba"),
+        }
+        found: Scores = {}
+        for name, scores in both.items():
+            by_class = dict(zip(GRADES, scores.pop("f1_by_class"), strict=True))
+            found[name] = {**scores, **{f"f1_{grade}": f1 for grade, f1 in by_class.items()}}
+        return found
+
+
+class SegmentationMeasure(Measure):
+    """One class for each pixel; `excluded` class ids are left out of the means (clutter, for example)."""
+
+    monitor = "segmentation.miou"
+
+    def __init__(self, classes: int, excluded: tuple[int, ...] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.classes, self.excluded = classes, excluded
+        self.add_counts("matrix", classes, classes)
+
+    def update(self, output: SegmentationOutput, target: Mapping[str, Tensor]) -> None:
+        """Counts a batch."""
+        known = target["label"] != IGNORE
+        self.matrix += _counted(target["label"][known], output.map()[known], self.classes)  # pyright: ignore
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        from terralapse.tasks.metrics import segmentation_scores
+
+        return {"segmentation": segmentation_scores(counts["matrix"], self.excluded).as_dict()}
+
+
+class ClassificationMeasure(Measure):
+    """One class for each image: accuracy, and macro means over the classes."""
+
+    monitor = "macro.f1"
+
+    def __init__(self, classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.classes = classes
+        self.add_counts("matrix", classes, classes)
+
+    def update(self, output: ClassificationOutput, target: Mapping[str, Tensor]) -> None:
+        """Counts a batch; a target of shares counts as its largest class."""
+        label = target["label"]
+        label = label if label.ndim == 1 else label.argmax(dim=1)
+        self.matrix += _counted(label, output.logits.argmax(dim=1), self.classes)  # pyright: ignore
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        from terralapse.tasks.metrics import macro_scores
+
+        return {"macro": macro_scores(counts["matrix"]).as_dict()}
+
+
+def measure_for(
+    task: Task,
+    classes: int,
+    threshold: float | None = None,
+    temperature: float = 1.0,
+    excluded: tuple[int, ...] = (),
+) -> Measure:
+    """The measure of a task.
+
+    Args:
+        task: of the system's card.
+        classes: of the labels; for semantic change without "unchanged".
+        threshold, temperature: for binary change.
+        excluded: for segmentation.
+
+    Raises:
+        SystemNotReadyError: nothing of this task can be scored yet.
+    """
+    match task:
+        case Task.CHANGE:
+            return ChangeMeasure(threshold, temperature)
+        case Task.SEMANTIC_CHANGE:
+            return SemanticChangeMeasure(classes)
+        case Task.DAMAGE:
+            return DamageMeasure()
+        case Task.SEGMENTATION:
+            return SegmentationMeasure(classes, excluded)
+        case Task.CLASSIFICATION:
+            return ClassificationMeasure(classes)
+        case _:
+            raise SystemNotReadyError(
+                str(task), "systems of this task cannot be scored", "See `terralapse systems --task change`."
+            )
