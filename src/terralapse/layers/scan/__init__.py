@@ -4,7 +4,24 @@
 orders of the same positions (the four directions of an image, for example) without permuting anything.
 """
 
-from terralapse.layers.scan.paths import LowRank, Paths, cross_paths, diagonal_paths, path_scan
+from terralapse.layers.scan.paths import (
+    LowRank,
+    Paths,
+    cross_paths,
+    cs2d_paths,
+    diagonal_paths,
+    full_paths,
+    path_scan,
+)
 from terralapse.layers.scan.reference import selective_scan_reference as selective_scan
 
-__all__ = ["LowRank", "Paths", "cross_paths", "diagonal_paths", "path_scan", "selective_scan"]
+__all__ = [
+    "LowRank",
+    "Paths",
+    "cross_paths",
+    "cs2d_paths",
+    "diagonal_paths",
+    "full_paths",
+    "path_scan",
+    "selective_scan",
+]

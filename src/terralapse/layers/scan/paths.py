@@ -50,7 +50,7 @@ def path_table(build: Callable[[int, int], Paths]) -> Callable[[int, int], Paths
 @path_table
 def cross_paths(height: int, width: int) -> Paths:
     """The four directions of VMamba's SS2D: rows, columns, and both of them backwards."""
-    rows = torch.arange(height * width)
+    rows = torch.arange(height * width, device="cpu")  # whatever device a network is being built on
     columns = rows.view(height, width).t().reshape(-1)
     return _paths([rows, columns, rows.flip(0), columns.flip(0)])
 
@@ -58,10 +58,25 @@ def cross_paths(height: int, width: int) -> Paths:
 @path_table
 def diagonal_paths(height: int, width: int) -> Paths:
     """The main diagonals, the anti-diagonals, and both of them backwards; from the top left and top right."""
-    y, x = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
+    y = torch.arange(height, device="cpu")[:, None].expand(height, width)
+    x = torch.arange(width, device="cpu").expand(height, width)
     main = ((x - y + height - 1) * height + y).reshape(-1).argsort()
     anti = ((x + y) * height + y).reshape(-1).argsort()
     return _paths([main, anti, main.flip(0), anti.flip(0)])
+
+
+@path_table
+def cs2d_paths(height: int, width: int) -> Paths:
+    """Rows, columns, main diagonals and anti-diagonals, all forwards: four orders instead of two and their
+    reversals, the reading of "cross 2D scanning" in CVMH-UNet."""
+    straight, slanted = cross_paths(height, width).order, diagonal_paths(height, width).order
+    return _paths([straight[0], straight[1], slanted[0], slanted[1]])
+
+
+@path_table
+def full_paths(height: int, width: int) -> Paths:
+    """The eight of `cross_paths` and `diagonal_paths`."""
+    return _paths([*cross_paths(height, width).order, *diagonal_paths(height, width).order])
 
 
 def path_scan(
