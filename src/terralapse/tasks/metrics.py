@@ -261,6 +261,48 @@ def segmentation_scores(matrix: npt.NDArray[Any], exclude: Sequence[int] = ()) -
     )
 
 
+# --- classification --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MacroScores:
+    """Scores of one class for one image. `precision`, `recall`, `f1` are means over ALL classes of the
+    matrix; `oa` is the share of right images (top-1)."""
+
+    precision: float
+    recall: float
+    f1: float
+    oa: float
+    precision_by_class: tuple[float, ...]
+    recall_by_class: tuple[float, ...]
+    f1_by_class: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary (NaN included)."""
+        return asdict(self)
+
+
+def macro_scores(matrix: npt.NDArray[Any]) -> MacroScores:
+    """Of an int [K, K] matrix over a whole set, as the published scorer of RSMamba takes them.
+
+    Unlike elsewhere here, 0/0 counts as 0: a class that is absent from the labels, or never predicted, still
+    has its part in each mean. Macro F1 is the mean of the classes' F1.
+
+    Raises:
+        ValueError: the matrix is not square.
+    """
+    q = np.asarray(matrix).astype(np.float64)
+    if q.ndim != 2 or q.shape[0] != q.shape[1]:
+        raise ValueError(f"a confusion matrix is square, this is {q.shape}")
+    hits, labelled, predicted = np.diag(q), q.sum(axis=1), q.sum(axis=0)
+    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(labelled, 1)
+    f1 = 2 * hits / np.maximum(labelled + predicted, 1)
+    by_class = (precision, recall, f1)
+    return MacroScores(
+        *(float(x.mean()) for x in by_class),
+        _ratio(hits.sum(), q.sum()),
+        *(tuple(x.tolist()) for x in by_class),
+    )
+
+
 # --- building damage (xView2) ----------------------------------------------------------------------
 def damage_matrices(
     building_label: npt.ArrayLike,
@@ -537,3 +579,14 @@ class SegmentationMetric(ConfusionMetric):
     def compute(self) -> dict[str, Any]:
         """Scores over everything counted so far."""
         return segmentation_scores(self.counts(), self.exclude).as_dict()
+
+
+class ClassificationMetric(ConfusionMetric):
+    """`MacroScores` of class ids [B] as a dictionary."""
+
+    def __init__(self, classes: int, **options: Any) -> None:
+        super().__init__(classes, None, **options)
+
+    def compute(self) -> dict[str, Any]:
+        """Scores over everything counted so far."""
+        return macro_scores(self.counts()).as_dict()
