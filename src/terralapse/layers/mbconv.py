@@ -52,4 +52,4 @@ def within(x: Tensor, inside: Tensor | None) -> Tensor:
     Before every spatial convolution this makes the edge of the data, wherever it runs, the same as the edge
     of the image: a tile that was padded gives what the bare tile gives. None stands for no edge at all.
     """
-    return x if inside is None else x * inside
+    return x if inside is None else x * inside.to(x.dtype)  # a mask of floats would make half precision whole
