@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -31,10 +32,16 @@ from terralapse.errors import (
 PICKLED = (".pth", ".pt", ".ckpt", ".bin")
 
 
-def load_weights(network: nn.Module, card: Card, path: Path | str | None = None) -> None:
+def load_weights(
+    network: nn.Module,
+    card: Card,
+    path: Path | str | None = None,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:
     """Fills a network from a user's file, or from the first weights that its card names.
 
     Floating-point tensors are converted to the type of the network's own (weights are shipped as float16).
+    `convert` brings the names of the authors' files to those of the network, and leaves the latter alone.
 
     Raises:
         SystemNotReadyError: no path is given and the card names no weights.
@@ -46,7 +53,8 @@ def load_weights(network: nn.Module, card: Card, path: Path | str | None = None)
         if not card.weights:
             raise SystemNotReadyError(card.slug, "no weights come with it", "Give a file of weights.")
         path = locate(card.weights[0])
-    load_strict(network, read_tensors(path), source=str(path))
+    tensors = read_tensors(path)
+    load_strict(network, convert(tensors) if convert else tensors, source=str(path))
 
 
 def locate(weights: Weights) -> Path:
