@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from terralapse.layers.drop_path import DropPath
 from terralapse.layers.scan import LowRank, Paths, cross_paths, path_scan
+from terralapse.layers.weights import load_strict
 
 PathTable = Callable[[int, int], Paths]
 
@@ -218,7 +219,7 @@ class VSSEncoder(Checkpointing):
         depths: blocks of the stages.
         drop_path_rate: of the last block; it grows linearly from 0 over all blocks.
         bands: channels of the input.
-        ss2d: options of `SS2D`.
+        block: options of `VSSBlock` and its `SS2D`.
     """
 
     def __init__(
@@ -227,7 +228,7 @@ class VSSEncoder(Checkpointing):
         depths: tuple[int, ...],
         drop_path_rate: float = 0.0,
         bands: int = 3,
-        **ss2d: Any,
+        **block: Any,
     ) -> None:
         super().__init__()
         self.dims = tuple(dims)
@@ -244,7 +245,7 @@ class VSSEncoder(Checkpointing):
         )
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.layers = nn.ModuleList(
-            VSSStage([VSSBlock(dim, next(rates), **ss2d) for _ in range(depth)], dim, to_dim)
+            VSSStage([VSSBlock(dim, next(rates), **block) for _ in range(depth)], dim, to_dim)
             for dim, depth, to_dim in zip(dims, depths, (*dims[1:], None), strict=True)
         )
         self.apply(_start)
@@ -274,10 +275,26 @@ def _start(module: nn.Module) -> None:
 LINEAR = ("in_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight")
 
 
-def flat_linears(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of an official VMamba file in which linear maps that some releases store as 1 x 1 convolutions
-    are [out, in] again."""
+def official_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an official file under the names and shapes used here: without the prefix `module.` of
+    distributed training, and with linear maps [out, in] where a release stores 1 x 1 convolutions."""
+    if tensors and all(k.startswith("module.") for k in tensors):
+        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     return {
-        k: v.flatten(1) if k.endswith(LINEAR) and v.ndim == 4 and v.shape[2:] == (1, 1) else v
-        for k, v in tensors.items()
+        k: v.flatten(1) if k.endswith(LINEAR) and v.shape[2:] == (1, 1) else v for k, v in tensors.items()
     }
+
+
+def load_imagenet(encoder: VSSEncoder, published: dict[str, Tensor]) -> None:
+    """Starts an encoder from a published VMamba that was trained to classify ImageNet.
+
+    The published network ends in `classifier.*`, which the encoder does not have, and lacks the encoder's
+    `outnorm*`, which keep their start. Everything else must be there and fit.
+
+    Raises:
+        WeightsMismatchError: something else is missing, unknown or of another shape.
+    """
+    own = {k: v for k, v in encoder.state_dict().items() if k.startswith("outnorm")}
+    tensors = official_names(published)
+    body = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
+    load_strict(encoder, own | body, "the published VMamba")
