@@ -41,7 +41,8 @@ def load_weights(
     """Fills a network from a user's file, or from the first weights that its card names.
 
     Floating-point tensors are converted to the type of the network's own (weights are shipped as float16).
-    `convert` brings the names of the authors' files to those of the network, and leaves the latter alone.
+    `path` may also be the name of a file that the authors released. `convert` brings the names of their files
+    to those of the network, and leaves the latter alone.
 
     Raises:
         SystemNotReadyError: no path is given and the card names no weights.
@@ -51,8 +52,18 @@ def load_weights(
     """
     if path is None:
         if not card.weights:
-            raise SystemNotReadyError(card.slug, "no weights come with it", "Give a file of weights.")
+            known = ", ".join(r.file for r in card.released)
+            raise SystemNotReadyError(
+                card.slug,
+                "no weights come with it",
+                "Give a file of weights with --weights"
+                + (f"; its authors released {known} ({card.checkpoints})." if known else "."),
+            )
         path = locate(card.weights[0])
+    else:
+        from terralapse.layers.released import find
+
+        path = find(card, path)
     tensors = read_tensors(path)
     load_strict(network, convert(tensors) if convert else tensors, source=str(path))
 
