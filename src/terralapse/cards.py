@@ -95,14 +95,15 @@ class Weights:
 class Released:
     """A checkpoint that the authors published. `source` is `hub:owner/name@revision` or `zenodo:record`.
 
-    `sha256` is empty where nobody could fetch the file to take it: such a file is never downloaded, the user
-    gives its path. `what` says what it was trained on and which figure it belongs to.
+    `sha256`, or the `md5` that an archive states, are empty where they are not known: such a file is never
+    downloaded, the user gives its path. `what` says what it was trained on and which figure it belongs to.
     """
 
     file: str
     source: str
     what: str = ""
     sha256: str = ""
+    md5: str = ""
 
 
 @dataclass(frozen=True)

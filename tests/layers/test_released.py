@@ -24,7 +24,8 @@ def archive(tmp_path, monkeypatch):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
-            if self.path.partition("?")[0] != "/records/7/files/net.pth":
+            known = ("/records/7/files/net.pth", "/someone/nets/resolve/abc/net.pth")
+            if self.path.partition("?")[0] not in known:
                 self.send_error(404)
                 return
             self.send_response(200)
@@ -36,7 +37,8 @@ def archive(tmp_path, monkeypatch):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("TERRALAPSE_ZENODO", f"http://127.0.0.1:{server.server_port}/")
+    for site in ("ZENODO", "HUB"):
+        monkeypatch.setenv(f"TERRALAPSE_{site}", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("TERRALAPSE_CACHE", str(tmp_path / "cache"))
     yield asked
     server.shutdown()
@@ -58,6 +60,14 @@ def test_a_file_of_another_hash_is_not_kept(archive, tmp_path):
     with pytest.raises(UnsafeWeightsError, match="not the one that is known"):
         fetch(Released("net.pth", "zenodo:7", sha256="0" * 64))
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
+
+
+def test_a_file_of_the_hub_at_its_revision_and_one_known_by_md5(archive):
+    assert fetch(Released("net.pth", "hub:someone/nets@abc", sha256=SHA)).read_bytes() == BODY
+    assert fetch(Released("net.pth", "zenodo:7", md5=hashlib.md5(BODY).hexdigest())).read_bytes() == BODY
+    assert archive == ["/someone/nets/resolve/abc/net.pth", "/records/7/files/net.pth?download=1"]
+    with pytest.raises(UnsafeWeightsError, match="md5"):
+        fetch(Released("net.pth", "zenodo:7", md5="0" * 32))
 
 
 def test_what_is_not_there_is_said(archive):

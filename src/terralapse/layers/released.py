@@ -11,11 +11,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from terralapse.cards import Card, Released, Weights
+from terralapse.cards import Card, Released
 from terralapse.errors import FileMissingError, SettingError, UnsafeWeightsError
-from terralapse.layers.weights import check_hash, locate
+from terralapse.layers.weights import check_hash
 
-ZENODO = "https://zenodo.org"
+SITES = {"HUB": "https://huggingface.co", "ZENODO": "https://zenodo.org"}
 CHUNK = 1 << 20
 
 
@@ -45,7 +45,7 @@ def fetch(released: Released) -> Path:
         UnsafeWeightsError: the hash differs.
         SettingError: the card names no known kind of source.
     """
-    if not released.sha256:
+    if not (released.sha256 or released.md5):
         raise FileMissingError(
             f"{released.file} of {released.source}",
             "is not fetched, because its hash is not known yet",
@@ -54,13 +54,15 @@ def fetch(released: Released) -> Path:
     kind, _, place = released.source.partition(":")
     if kind == "hub":
         name, _, revision = place.partition("@")
-        return locate(Weights(released.file, released.sha256, hub=name, revision=revision))
-    if kind != "zenodo":
+        url = f"{_site('HUB')}/{name}/resolve/{revision or 'main'}/{released.file}"
+    elif kind == "zenodo":
+        url = f"{_site('ZENODO')}/records/{place}/files/{released.file}?download=1"
+    else:
         raise SettingError(released.source, "is no known source", "Report this as a defect of the card.")
-    path = cache() / "zenodo" / place / released.file
+    path = cache() / kind / place.replace("/", "--").replace("@", "--") / released.file
     if not path.exists():
-        _download(f"{_zenodo()}/records/{place}/files/{released.file}?download=1", path, released.sha256)
-    check_hash(path, released.sha256)
+        _download(url, path, released)
+    _check(path, released)
     return path
 
 
@@ -71,11 +73,18 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "terralapse"
 
 
-def _zenodo() -> str:
-    return os.environ.get("TERRALAPSE_ZENODO", ZENODO).rstrip("/")
+def _site(name: str) -> str:
+    """A mirror can stand in for a site: `TERRALAPSE_HUB`, `TERRALAPSE_ZENODO`."""
+    return os.environ.get(f"TERRALAPSE_{name}", SITES[name]).rstrip("/")
 
 
-def _download(url: str, path: Path, sha256: str) -> None:
+def _check(path: Path, released: Released) -> None:
+    """Compares the hash that the card holds; the stronger one where it holds both."""
+    kind, known = ("sha256", released.sha256) if released.sha256 else ("md5", released.md5)
+    check_hash(path, known, kind)
+
+
+def _download(url: str, path: Path, released: Released) -> None:
     """Streams to a file beside the target, which appears whole and checked, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -83,7 +92,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
         with urllib.request.urlopen(url, timeout=60) as reply, part.open("wb") as file:
             while chunk := reply.read(CHUNK):
                 file.write(chunk)
-        check_hash(part, sha256)
+        _check(part, released)
         part.replace(path)
     except UnsafeWeightsError as error:
         raise UnsafeWeightsError(url, error.fault, "The file there is not the one that is known.") from error

@@ -100,18 +100,18 @@ def _from_hub(weights: Weights) -> Path:
         ) from error
 
 
-def check_hash(path: Path, sha256: str) -> None:
-    """Compares the sha256 of a file with the one that is expected.
+def check_hash(path: Path, expected: str, kind: str = "sha256") -> None:
+    """Compares the hash of a file, sha256 or another of `hashlib`, with the one that is expected.
 
     Raises:
         UnsafeWeightsError: they differ.
     """
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != expected:
         raise UnsafeWeightsError(
             path,
-            f"its sha256 is {found[:12]}... and should be {sha256[:12]}...",
+            f"its {kind} is {found[:12]}... and should be {expected[:12]}...",
             "The file was changed or damaged; get it again.",
         )
 
