@@ -5,8 +5,13 @@ The table travels with every raster, so that no reader has to guess an order of 
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -113,3 +118,190 @@ VALIDITY = ClassScheme(
         LabelClass(14, "misregistered", "Dates do not align here", "#e6c229"),
     ),
 )
+
+
+# --- classes of the data sets --------------------------------------------------------------------------
+# SECOND has no official order of classes. ChangeMamba and Mamba-FCS number them in one way, Bi-SRNet and
+# SCanNet in another; a network trained with one and read with the other looks right and is wrong.
+SECOND_MAMBA = ClassScheme(
+    "second-mamba",
+    "SECOND, in the order of ChangeMamba and Mamba-FCS",
+    (
+        LabelClass(0, "unchanged", "Unchanged", "#ffffff"),
+        LabelClass(1, "low_vegetation", "Low vegetation", "#008000"),
+        LabelClass(2, "non_vegetated_ground", "Non-vegetated ground", "#808080"),
+        LabelClass(3, "tree", "Tree", "#00ff00"),
+        LabelClass(4, "water", "Water", "#0000ff"),
+        LabelClass(5, "building", "Building", "#800000"),
+        LabelClass(6, "playground", "Playground", "#ff0000"),
+    ),
+)
+SECOND_SCANNET = ClassScheme(
+    "second-scannet",
+    "SECOND, in the order of Bi-SRNet and SCanNet",
+    (
+        LabelClass(0, "unchanged", "Unchanged", "#ffffff"),
+        LabelClass(1, "water", "Water", "#0000ff"),
+        LabelClass(2, "non_vegetated_ground", "Non-vegetated ground", "#808080"),
+        LabelClass(3, "low_vegetation", "Low vegetation", "#008000"),
+        LabelClass(4, "tree", "Tree", "#00ff00"),
+        LabelClass(5, "building", "Building", "#800000"),
+        LabelClass(6, "playground", "Playground", "#ff0000"),
+    ),
+)
+LANDSAT_SCD = ClassScheme(
+    "landsat-scd",
+    "Landsat-SCD",
+    (
+        LabelClass(0, "unchanged", "Unchanged", "#ffffff"),
+        LabelClass(1, "farmland", "Farmland", "#009b00"),
+        LabelClass(2, "desert", "Desert", "#ffa500"),
+        LabelClass(3, "building", "Building", "#e61e64"),
+        LabelClass(4, "water", "Water", "#00aaf0"),
+    ),
+)
+DAMAGE = ClassScheme(
+    "xbd-damage",
+    "Building damage, in the grades of xBD",
+    (
+        LabelClass(0, "background", "No building", "#f2f0eb"),
+        LabelClass(1, "none", "No damage", "#4daf4a"),
+        LabelClass(2, "minor", "Minor damage", "#ffd92f"),
+        LabelClass(3, "major", "Major damage", "#ff7f00"),
+        LabelClass(4, "destroyed", "Destroyed", "#b2182b"),
+    ),
+)
+BUILDINGS = ClassScheme(
+    "buildings",
+    "Building mask",
+    (
+        LabelClass(0, "background", "No building", "#f2f0eb"),
+        LabelClass(1, "building", "Building", "#d81b60"),
+    ),
+)
+ISPRS = ClassScheme(
+    "isprs",
+    "ISPRS Potsdam and Vaihingen",
+    (
+        LabelClass(0, "impervious", "Impervious surface", "#ffffff"),
+        LabelClass(1, "building", "Building", "#0000ff"),
+        LabelClass(2, "low_vegetation", "Low vegetation", "#00ffff"),
+        LabelClass(3, "tree", "Tree", "#00ff00"),
+        LabelClass(4, "car", "Car", "#ffff00"),
+        LabelClass(5, "clutter", "Clutter", "#ff0000"),
+    ),
+)
+LOVEDA = ClassScheme(  # the files hold 0 for no data and 1..7; the reader subtracts one
+    "loveda",
+    "LoveDA",
+    (
+        LabelClass(0, "background", "Background", "#ffffff"),
+        LabelClass(1, "building", "Building", "#ff0000"),
+        LabelClass(2, "road", "Road", "#ffff00"),
+        LabelClass(3, "water", "Water", "#0000ff"),
+        LabelClass(4, "barren", "Barren", "#9f81b7"),
+        LabelClass(5, "forest", "Forest", "#00ff00"),
+        LabelClass(6, "agriculture", "Agriculture", "#ffc380"),
+    ),
+)
+
+
+def numbered(slug: str, title: str, names: str) -> ClassScheme:
+    """A scheme of the classes 0, 1, ... in the order of `names` (machine names separated by blanks), with
+    hues spread so that neighbours differ."""
+    classes: list[LabelClass] = []
+    for value, name in enumerate(names.split()):
+        red, green, blue = hsv_to_rgb(
+            value * 0.618034 % 1.0, (0.55, 0.8)[value % 2], (0.9, 0.7)[value // 2 % 2]
+        )
+        colour = f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+        classes.append(LabelClass(value, name, name.replace("_", " ").capitalize(), colour))
+    return ClassScheme(slug, title, tuple(classes))
+
+
+EUROSAT = numbered(
+    "eurosat",
+    "EuroSAT, alphabetical by folder",
+    "annual_crop forest herbaceous_vegetation highway industrial pasture permanent_crop residential river "
+    "sea_lake",
+)
+UCMERCED = numbered(
+    "ucmerced",
+    "UC Merced, alphabetical by folder",
+    "agricultural airplane baseball_diamond beach buildings chaparral dense_residential forest freeway "
+    "golf_course harbor intersection medium_residential mobile_home_park overpass parking_lot river runway "
+    "sparse_residential storage_tanks tennis_court",
+)
+AID = numbered(
+    "aid",
+    "AID, alphabetical by folder",
+    "airport bare_land baseball_field beach bridge center church commercial dense_residential desert "
+    "farmland forest industrial meadow medium_residential mountain park parking playground pond port "
+    "railway_station resort river school sparse_residential square stadium storage_tanks viaduct",
+)
+RESISC45 = numbered(
+    "resisc45",
+    "NWPU-RESISC45, alphabetical by folder",
+    "airplane airport baseball_diamond basketball_court beach bridge chaparral church circular_farmland "
+    "cloud commercial_area dense_residential desert forest freeway golf_course ground_track_field harbor "
+    "industrial_area intersection island lake meadow medium_residential mobile_home_park mountain overpass "
+    "palace parking_lot railway railway_station rectangular_farmland river roundabout runway sea_ice ship "
+    "snowberg sparse_residential stadium storage_tank tennis_court terrace thermal_power_station "
+    "wetland",
+)
+
+SCHEMES = {
+    s.slug: s
+    for s in (
+        BINARY_CHANGE,
+        VALIDITY,
+        SECOND_MAMBA,
+        SECOND_SCANNET,
+        LANDSAT_SCD,
+        DAMAGE,
+        BUILDINGS,
+        ISPRS,
+        LOVEDA,
+        EUROSAT,
+        UCMERCED,
+        AID,
+        RESISC45,
+    )
+}
+
+
+def scheme(slug: str) -> ClassScheme:
+    """The scheme of a slug; KeyError lists the known slugs."""
+    if slug not in SCHEMES:
+        raise KeyError(f"{slug}; known are {', '.join(sorted(SCHEMES))}")
+    return SCHEMES[slug]
+
+
+def crosswalk(values: np.ndarray, from_scheme: ClassScheme, to_scheme: ClassScheme) -> np.ndarray:
+    """Class values of one scheme in another, class by class of the same machine name; nodata stays nodata.
+
+    Args:
+        values: unsigned integers of any shape, each a value of `from_scheme` or its nodata.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        ValueError: a value that `from_scheme` does not have, or whose class `to_scheme` does not have.
+    """
+    import numpy as np  # here, so that what only reads cards stays light
+
+    found = np.unique(values).tolist()
+    known = {c.value: c.name for c in from_scheme.classes}
+    targets = {c.name: c.value for c in to_scheme.classes}
+    strange = [v for v in found if v != from_scheme.nodata and v not in known]
+    if strange:
+        raise ValueError(f"{from_scheme.slug} has no class {', '.join(map(str, strange))}")
+    lost = [known[v] for v in found if v != from_scheme.nodata and known[v] not in targets]
+    if lost:
+        raise ValueError(f"{to_scheme.slug} has no class {', '.join(lost)} of {from_scheme.slug}")
+    table = np.full(max([*found, 0]) + 1, to_scheme.nodata, np.uint8)
+    for value in found:
+        if value != from_scheme.nodata:
+            table[value] = targets[known[value]]
+    return table[values]

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
+from terralapse.data.buildings import BUILDING_SETS
 from terralapse.errors import FileMissingError
 
 IGNORE = 255
@@ -51,17 +52,6 @@ class Masked:
 
 
 # --- readers ---------------------------------------------------------------------------------------
-BUILDING_SETS = {  # folder to nominal GSD in metres
-    "inria/train": 0.3,
-    "inria_cities": 0.3,
-    "potsdam": 0.3,
-    "whu_east_asia": 0.5,
-    "whu_new_zealand": 0.3,
-    "whu_global_cities": 0.5,
-    "spacenet2": 0.3,
-}
-
-
 def read_building_masks(root: Path | str, sets: dict[str, float] | None = None) -> list[Masked]:
     """RGB images with building masks: `<root>/<set>/images/*.jpg` and `<root>/<set>/masks/*.png`."""
     found = []

@@ -19,7 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from terralapse.data.pairs import LabelledPair
 from terralapse.errors import BandError, FileMissingError, SettingError
+from terralapse.labels import BINARY_CHANGE
+from terralapse.sensors import Unit
 
 SPLITS = ("train", "val", "test")
 RGB_BANDS = ("red", "green", "blue")
@@ -115,6 +118,35 @@ class MshsBcd:
         pixels = np.stack([t.images for t in self._tiles]).swapaxes(1, 2).swapaxes(0, 1)
         flat = pixels.reshape(len(self.bands), -1)
         return np.percentile(flat, low, axis=1), np.percentile(flat, high, axis=1)
+
+
+class MshsPairs:
+    """The tiles of `MshsBcd` as labelled pairs: float32, RGB of 0..255 or the stored numbers of Sentinel-2.
+
+    Args and errors: as `MshsBcd`.
+    """
+
+    scheme = BINARY_CHANGE
+
+    def __init__(
+        self, root: Path | str, split: str = "train", sensor: str = "gf1", bands: Sequence[str] = S2_10M
+    ) -> None:
+        self._tiles = MshsBcd(root, split, sensor, bands)
+        self.bands, self.gsd, self.names = self._tiles.bands, self._tiles.gsd, self._tiles.names
+        self.unit = Unit.RGB255 if sensor == "gf1" else Unit.RAW
+        images = "Gaofen-1 RGB 2.5 m" if sensor == "gf1" else "Sentinel-2 10 m"
+        self.title = f"MS-HS-BCD {split}, {images}"
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def __getitem__(self, index: int) -> LabelledPair:
+        tile = self._tiles[index]
+        images = tile.images.astype(np.float32)
+        return LabelledPair(tile.name, images, tile.label, tile.gsd, self.bands, self.unit)
+
+    def __iter__(self) -> Iterator[LabelledPair]:
+        return (self[i] for i in range(len(self)))
 
 
 def _image(archive: zipfile.ZipFile, member: str) -> np.ndarray:

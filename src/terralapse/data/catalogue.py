@@ -1,0 +1,381 @@
+"""Every data set that can be read, by name: its task, its splits, its licence, and how to open it.
+
+Splits have the names of their authors, and `test` is only what they call test. Where no validation split is
+published none is made up: `holdout` parts the training split by a hash of the names, which is the same on
+every machine, into `train-rest` and `train-held`, and a folder without splits into `rest` and `held`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from terralapse.cards import Task
+from terralapse.data.buildings import Buildings
+from terralapse.data.folders import BiTemporal, SemanticBiTemporal
+from terralapse.data.isprs import Isprs
+from terralapse.data.levir import Levir
+from terralapse.data.loveda import LoveDA
+from terralapse.data.mshs_bcd import MshsPairs
+from terralapse.data.samples import DataSet
+from terralapse.data.scenes import Scenes
+from terralapse.data.xbd import XBD
+from terralapse.errors import SettingError
+from terralapse.labels import AID, EUROSAT, LANDSAT_SCD, RESISC45, SECOND_MAMBA, UCMERCED
+
+PARTS = {"train-rest": "train", "train-held": "train", "rest": None, "held": None}  # of which split
+
+
+class Named(DataSet[Any], Protocol):
+    """A data set that knows the names of its samples without reading them."""
+
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set.
+
+    `open` takes the folder, a split (None: the folder itself is the split) and `options`, those of its
+    reader; `splits` are those that are published with labels; `whole` says that None is a split as well;
+    `notes` are what a user of its scores must know.
+    """
+
+    task: Task
+    open: Callable[..., Named]
+    splits: tuple[str, ...]
+    title: str
+    licence: str
+    notes: str
+    whole: bool = False
+    options: tuple[str, ...] = ()
+
+
+class Part:
+    """Some samples of a data set."""
+
+    def __init__(self, dataset: Named, indices: list[int], title: str) -> None:
+        self._dataset, self._indices = dataset, indices
+        self.title, self.scheme = title, dataset.scheme
+        self.names = [dataset.names[i] for i in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset[self._indices[index]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+
+def held_out(name: str, share: float) -> bool:
+    """Whether a sample belongs to the part that is held out: the SHA-256 of its name, as a number of 0 to 1,
+    is below `share`."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def open_dataset(
+    name: str, root: Path | str, split: str | None = None, *, holdout: float | None = None, **options: Any
+) -> Named:
+    """A split of a data set of the catalogue.
+
+    Args:
+        name: a key of `DATASETS`.
+        root: the folder of the data set.
+        split: one of the entry's; None where `root` itself is the split; with `holdout` also `train-rest` and
+            `train-held`, or `rest` and `held` of `root` itself.
+        holdout: the share of the training split that is held out, between 0 and 1.
+        options: of the reader, see the entry.
+
+    Raises:
+        SettingError: no such data set, split or option, or `holdout` with the whole training split.
+        FileMissingError, UnreadableFileError: from the reader.
+    """
+    if name not in DATASETS:
+        raise SettingError(f"data={name}", "no such data set", f"Known are {', '.join(sorted(DATASETS))}.")
+    entry = DATASETS[name]
+    if unknown := sorted(options.keys() - set(entry.options)):
+        known = ", ".join(entry.options) or "none"
+        raise SettingError(unknown[0], f"is no option of {name}", f"Its options are: {known}.")
+    if holdout is not None and not 0 < holdout < 1:
+        raise SettingError(f"holdout={holdout}", "is no share", "Give a number between 0 and 1.")
+    if holdout is not None and split in ("train", None):
+        raise SettingError(
+            f"split={split or 'none'}",
+            "includes what `holdout` holds out",
+            f"Choose one of {', '.join(PARTS)}.",
+        )
+    if split not in PARTS or split is None:
+        _check_split(name, entry, split)
+        return entry.open(root, split, **options)
+    if holdout is None:
+        raise SettingError(f"split={split}", "needs `holdout`", "Say which share is held out, such as 0.1.")
+    _check_split(name, entry, PARTS[split])
+    whole = entry.open(root, PARTS[split], **options)
+    wanted = split.endswith("held")
+    indices = [i for i, n in enumerate(whole.names) if held_out(n, holdout) == wanted]
+    if not indices:
+        raise SettingError(
+            f"holdout={holdout}", f"leaves {split} without a sample of {len(whole)}", "Choose another share."
+        )
+    return Part(whole, indices, f"{whole.title} ({split}, {holdout:g} held out)")
+
+
+def _check_split(name: str, entry: Entry, split: str | None) -> None:
+    if split in entry.splits or (split is None and entry.whole) or (split is not None and not entry.splits):
+        return
+    if split == "val":
+        raise SettingError(
+            "split=val",
+            f"{name} is published without one",
+            "Hold out a share of the training split: `holdout=0.1` with train-rest and train-held.",
+        )
+    every = [*entry.splits, *(["none (the folder itself)"] if entry.whole else [])]
+    raise SettingError(
+        f"split={split or 'none'}", f"{name} has no such split", f"Choose one of {', '.join(every)}."
+    )
+
+
+# --- how each is opened ----------------------------------------------------------------------------------
+def _pairs(title: str, gsd: float) -> Callable[..., Named]:
+    def opened(root: Path | str, split: str | None, **options: Any) -> Named:
+        return BiTemporal(root, split, **{"gsd": gsd, "title": title, **options})
+
+    return opened
+
+
+def _levir(title: str) -> Callable[..., Named]:
+    def opened(root: Path | str, split: str | None, **options: Any) -> Named:
+        return Levir(root, split, **{"title": title, **options})
+
+    return opened
+
+
+def _second(root: Path | str, split: str | None, **options: Any) -> Named:
+    return SemanticBiTemporal(root, split, **{"scheme": SECOND_MAMBA, "title": "SECOND", **options})
+
+
+def _landsat_scd(root: Path | str, split: str | None, **options: Any) -> Named:
+    return SemanticBiTemporal(
+        root, split, **{"scheme": LANDSAT_SCD, "gsd": 30.0, "title": "Landsat-SCD", **options}
+    )
+
+
+def _mshs(sensor: str) -> Callable[..., Named]:
+    def opened(root: Path | str, split: str, **options: Any) -> Named:
+        return MshsPairs(root, split, sensor, **options)
+
+    return opened
+
+
+def _isprs(area: str) -> Callable[..., Named]:
+    def opened(root: Path | str, split: str | None, **options: Any) -> Named:
+        return Isprs(root, area, split, **options)
+
+    return opened
+
+
+def _scenes(title: str, scheme: Any, gsd: float) -> Callable[..., Named]:
+    def opened(root: Path | str, split: str | None, **options: Any) -> Named:
+        return Scenes(root, split, **{"scheme": scheme, "gsd": gsd, "title": title, **options})
+
+    return opened
+
+
+NAN = float("nan")
+PAIRS = ("gsd", "title", "threshold")
+SEMANTIC = ("scheme", "gsd", "title")
+LISTED = ("lists", "classes", "gsd", "title")
+LISTS_NOTE = "The folders have no split; that of RSMamba is in lists (`lists=`), whose `val` is its test set."
+DATASETS: dict[str, Entry] = {
+    "sysu-cd": Entry(
+        Task.CHANGE,
+        _pairs("SYSU-CD", 0.5),
+        ("train", "val", "test"),
+        "SYSU-CD",
+        "research use",
+        "12,000, 4,000 and 4,000 pairs of 256 x 256 pixels; changes of many kinds.",
+        options=PAIRS,
+    ),
+    "levir-cd": Entry(
+        Task.CHANGE,
+        _levir("LEVIR-CD"),
+        ("train", "val", "test"),
+        "LEVIR-CD",
+        "academic use",
+        "445, 64 and 128 pairs of 1024 x 1024 pixels; buildings only.",
+        whole=True,
+        options=("gsd", "title"),
+    ),
+    "levir-cd-plus": Entry(
+        Task.CHANGE,
+        _levir("LEVIR-CD+"),
+        ("train", "test"),
+        "LEVIR-CD+",
+        "academic use",
+        "637 and 348 pairs of 1024 x 1024 pixels; published without a validation split, so many papers "
+        "choose their checkpoint on the test split.",
+        options=("gsd", "title"),
+    ),
+    "whu-cd": Entry(
+        Task.CHANGE,
+        _pairs("WHU-CD", 0.2),
+        ("train", "val", "test"),
+        "WHU-CD",
+        "research use",
+        "Released as one scene; papers cut and split it in different ways, so that scores compare only where "
+        "the lists are the same. Cut it into tiles first.",
+        whole=True,
+        options=PAIRS,
+    ),
+    "dsifn": Entry(
+        Task.CHANGE,
+        _pairs("DSIFN", NAN),
+        ("train", "val", "test"),
+        "DSIFN",
+        "not stated",
+        "The pixel size is not stated.",
+        whole=True,
+        options=PAIRS,
+    ),
+    "mshs-bcd": Entry(
+        Task.CHANGE,
+        _mshs("gf1"),
+        ("train", "val", "test"),
+        "MS-HS-BCD, Gaofen-1",
+        "not stated: research use",
+        "The samples: 453, 30 and 10 official tiles of 256 x 256 pixels; buildings only.",
+    ),
+    "mshs-bcd-s2": Entry(
+        Task.CHANGE,
+        _mshs("s2"),
+        ("train", "val", "test"),
+        "MS-HS-BCD, Sentinel-2",
+        "not stated: research use",
+        "The same tiles as 64 x 64 pixels, stored as 8 bit that are not reflectance.",
+        options=("bands",),
+    ),
+    "folder": Entry(
+        Task.CHANGE,
+        _pairs("pairs", NAN),
+        (),
+        "Any folder of pairs",
+        "that of your data",
+        "Folders for the two dates and for the change; any name of a split.",
+        whole=True,
+        options=PAIRS,
+    ),
+    "second": Entry(
+        Task.SEMANTIC_CHANGE,
+        _second,
+        ("train", "test"),
+        "SECOND",
+        "research use",
+        "2,968 and 1,694 pairs of 512 x 512 pixels, published without a validation split. Stored ids have no "
+        "official order: `scheme=` says which; colours need none.",
+        options=SEMANTIC,
+    ),
+    "landsat-scd": Entry(
+        Task.SEMANTIC_CHANGE,
+        _landsat_scd,
+        ("train", "val", "test"),
+        "Landsat-SCD",
+        "research use",
+        "8,468 pairs of 416 x 416 pixels with augmented copies, which leak from test to train unless the "
+        "lists keep them together; papers use different lists.",
+        options=SEMANTIC,
+    ),
+    "xbd": Entry(
+        Task.DAMAGE,
+        XBD,
+        ("train", "tier3", "test", "hold", "holdout"),
+        "xBD (xView2)",
+        "CC BY-NC-SA 4.0",
+        "Released as train, tier3, test and hold; `holdout` is the name that ChangeMamba gives to hold.",
+        whole=True,
+        options=("source", "gsd", "title"),
+    ),
+    "buildings": Entry(
+        Task.SEGMENTATION,
+        Buildings,
+        ("train", "val", "test"),
+        "Building masks of several sets",
+        "research use",
+        "The samples; val and test are patches of Austin and Chicago from Inria, cities that train has too.",
+        options=("sets",),
+    ),
+    "isprs-potsdam": Entry(
+        Task.SEGMENTATION,
+        _isprs("potsdam"),
+        ("train", "test"),
+        "ISPRS Potsdam",
+        "research use",
+        "Two divisions are in use (`tiles=`); scores compare within one, and mostly against eroded labels.",
+        whole=True,
+        options=("tiles", "eroded"),
+    ),
+    "isprs-vaihingen": Entry(
+        Task.SEGMENTATION,
+        _isprs("vaihingen"),
+        ("train", "test"),
+        "ISPRS Vaihingen",
+        "research use",
+        "Infrared, red, green. Two divisions are in use (`tiles=`); mostly scored against eroded labels.",
+        whole=True,
+        options=("tiles", "eroded"),
+    ),
+    "loveda": Entry(
+        Task.SEGMENTATION,
+        LoveDA,
+        ("train", "val"),
+        "LoveDA",
+        "CC BY-NC-SA 4.0",
+        "The labels of test are not published; networks are compared by the server of its authors.",
+        options=("scenes",),
+    ),
+    "eurosat": Entry(
+        Task.CLASSIFICATION,
+        _scenes("EuroSAT", EUROSAT, 10.0),
+        ("train", "val", "test"),
+        "EuroSAT, RGB",
+        "MIT",
+        "Published without a split; in the samples the splits share no block of one degree.",
+        whole=True,
+        options=LISTED,
+    ),
+    "ucmerced": Entry(
+        Task.CLASSIFICATION,
+        _scenes("UC Merced", UCMERCED, 0.3),
+        ("train", "val"),
+        "UC Merced Land Use",
+        "public domain (USGS)",
+        f"{LISTS_NOTE} Near-duplicates lie in both parts.",
+        whole=True,
+        options=LISTED,
+    ),
+    "aid": Entry(
+        Task.CLASSIFICATION,
+        _scenes("AID", AID, NAN),
+        ("train", "val"),
+        "AID",
+        "research use",
+        LISTS_NOTE,
+        whole=True,
+        options=LISTED,
+    ),
+    "resisc45": Entry(
+        Task.CLASSIFICATION,
+        _scenes("NWPU-RESISC45", RESISC45, NAN),
+        ("train", "val"),
+        "NWPU-RESISC45",
+        "research use",
+        LISTS_NOTE,
+        whole=True,
+        options=LISTED,
+    ),
+}
