@@ -244,7 +244,12 @@ def score(
     system: Annotated[str, typer.Argument(help="A slug of `terralapse systems`.")],
     data: Annotated[str, typer.Option("--data", help="A data set by name, e.g. levir-cd, second, eurosat.")],
     root: Annotated[Path, typer.Option("--root", help="The folder of the data set.")],
-    split: Annotated[str, typer.Option(help="As the data set calls it.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="As the data set calls it; none where ROOT itself is the split.")
+    ] = "test",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="key=value for the reader, e.g. holdout=0.1.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="A file of weights in place of its own.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the tiles that are scored too; 0 for none.")] = 256,
     threshold: Annotated[
@@ -257,13 +262,15 @@ def score(
 ) -> None:
     """Score a system on a labelled data set: whole images and tiles, by the published definitions."""
     from terralapse.cli.show import scores_table
+    from terralapse.engine.recipe import settings_of
     from terralapse.engine.score import score_split
 
     report = score_split(
         system,
         data,
         root,
-        split,
+        None if split == "none" else split,
+        options=settings_of(option or ()),
         weights=weights,
         tile=tile or None,
         threshold=threshold,

@@ -12,7 +12,7 @@ import yaml
 from terralapse.errors import FileMissingError, SettingError
 
 Schedule = Literal["cosine", "constant", "step"]
-GROUPS = ("augment", "mix", "build")
+GROUPS = ("reader", "augment", "mix", "build")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Recipe:
     `data` is a name of the catalogue of data sets, or `change-mix` for real and made pairs (see
     `terralapse.data.change_mix`). `encoder` is the file of weights to start the encoder from: a path, or
     `package:file` for a file that an installed package holds; `start` one to start all of the network from.
-    Keys that begin with `augment_`, `mix_` or `build_` go to the augmentation, to the mix of made pairs, and
-    to the builder of the system.
+    Keys that begin with `reader_`, `augment_`, `mix_` or `build_` go to the reader of the data set, to the
+    augmentation, to the mix of made pairs, and to the builder of the system.
 
     A step is one update of the weights, so `accumulate` batches; `samples` of 0 takes each training sample
     once an epoch.
@@ -61,6 +61,7 @@ class Recipe:
     devices: int = 1
     workers: int = 0
     threads: int = 1
+    reader: Mapping[str, Any] = field(default_factory=dict)
     augment: Mapping[str, Any] = field(default_factory=dict)
     mix: Mapping[str, Any] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)
@@ -84,11 +85,26 @@ class Recipe:
             raise SettingError(path, "holds no fields", "Write one `key: value` a line.")
         recipe = _checked(stated, str(path))
         for text in overrides:
-            key, equals, value = text.partition("=")
-            if not equals:
-                raise SettingError(text, "is no setting", "Write key=value, for example epochs=10.")
-            recipe = _checked({key: yaml.safe_load(value)}, text, recipe)
+            recipe = _checked(settings_of([text]), text, recipe)
         return recipe
+
+
+def settings_of(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings of a command line, `key=value` with the value as YAML.
+
+    Raises:
+        SettingError: a text has no equals sign, or its value is no YAML.
+    """
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise SettingError(text, "is no setting", "Write key=value, for example epochs=10.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingError(text, "has no readable value", "Write key=value.") from error
+    return found
 
 
 def _checked(stated: Mapping[str, Any], where: str, base: Recipe | None = None) -> Recipe:

@@ -20,7 +20,7 @@ from terralapse.data.pairs import LabelledPair
 from terralapse.data.samples import SemanticPair
 from terralapse.data.training import batch_of
 from terralapse.engine import evaluate
-from terralapse.engine.sources import pick_bands
+from terralapse.engine.sources import pick_bands, reader_options
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.grid.pair import ArrayPair
 from terralapse.tasks.change import ChangeDetector
@@ -97,8 +97,9 @@ def score_split(
     slug: str,
     data: str,
     root: Path | str,
-    split: str = "test",
+    split: str | None = "test",
     *,
+    options: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     tile: int | None = 256,
     threshold: float | None = None,
@@ -111,7 +112,8 @@ def score_split(
         slug: of a system whose task is that of the data set.
         data: a name of the catalogue.
         root: the folder of the data set.
-        split: as the data set calls it.
+        split: as the data set calls it; None where the folder itself is the split.
+        options: of the data set's reader (`holdout`, `lists`, `scheme` by slug).
         weights: a file in place of the system's own.
         tile: side of the tiles of the second mode; None for whole images alone. A set of images that are no
             larger has one mode.
@@ -125,7 +127,7 @@ def score_split(
     """
     if tile is not None and tile < 16:
         raise SettingError(f"tile {tile}", "is too small to be scored", "Give 16 pixels or more.")
-    dataset = open_dataset(data, root, split)
+    dataset = open_dataset(data, root, split, **reader_options(options or {}))
     if len(dataset) == 0:
         raise SettingError(dataset.title, "has no labelled samples", "Check the folder and the split.")
     system = registry.build(slug, **({} if weights is None else {"weights": weights})).to(device)
@@ -137,6 +139,12 @@ def score_split(
             f"the task of the system is {task}, that of the data set {theirs}",
             f"See `terralapse systems --task {theirs}`.",
         )
+    if task is theirs and task is not Task.CHANGE and system.card.classes not in ("", dataset.scheme.slug):
+        raise SettingError(
+            f"{slug} on {data}",
+            f"the classes of the system are {system.card.classes}, those of the labels {dataset.scheme.slug}",
+            f"Read the labels in the order of the system, where they can be: scheme={system.card.classes}.",
+        )
     modes = {"whole": _mode(system, dataset, None, threshold, device, samples)}
     if tile is not None and task is not Task.CLASSIFICATION and _larger(dataset[0], tile):
         modes[f"tile{tile}"] = _mode(system, dataset, tile, threshold, device, samples)
@@ -145,7 +153,7 @@ def score_split(
         system=slug,
         weights=str(weights) if weights is not None else shipped,
         data=data,
-        split=split,
+        split=split or "",
         title=dataset.title,
         classes=dataset.scheme.slug,
         device=device,
@@ -252,7 +260,7 @@ def _network(system: NetworkSystem, dataset: Any, scheme: Any, device: str, samp
         measure.update(output, batch)
         parts.append(measure.counts())
         pixels += batch["images"].shape[-2] * batch["images"].shape[-1]
-    totals = {name: sum(p[name] for p in parts) for name in parts[0]}
+    totals = {name: np.sum([p[name] for p in parts], axis=0) for name in parts[0]}
     return ModeScores(
         samples=len(parts),
         scores=measure.scores(totals),

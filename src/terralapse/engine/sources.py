@@ -19,6 +19,7 @@ from terralapse.data.change_pairs import Pair, read_building_masks, read_images,
 from terralapse.data.mshs_bcd import MshsBcd
 from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
+from terralapse.labels import scheme
 from terralapse.tasks.network import NetworkSystem
 
 Batch = dict[str, Tensor]
@@ -87,9 +88,9 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
     from terralapse.data.catalogue import open_dataset
     from terralapse.data.training import TrainingSet
 
-    options = {"holdout": recipe.holdout} if recipe.holdout else {}
-    train = open_dataset(recipe.data, root, recipe.train_split, **options)
-    val = open_dataset(recipe.data, root, recipe.val_split, **options)
+    options = reader_options(recipe.reader) | ({"holdout": recipe.holdout} if recipe.holdout else {})
+    train = open_dataset(recipe.data, root, recipe.train_split or None, **options)
+    val = open_dataset(recipe.data, root, recipe.val_split or None, **options)
     known = {f.name for f in fields(AugmentRecipe)}
     if unknown := sorted(set(recipe.augment) - known):
         raise SettingError(
@@ -100,6 +101,17 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
     drawn = TrainingSet(_Picked(train, system), augment, recipe.size, recipe.seed)  # pyright: ignore
     classes = sum(c.name != "unchanged" for c in train.scheme.classes)
     return Sources(drawn, len(train), _Val(val, system), classes, state)
+
+
+def reader_options(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a reader as they stand in a recipe; a scheme is named by its slug."""
+    options = dict(stated)
+    if isinstance(slug := options.get("scheme"), str):
+        try:
+            options["scheme"] = scheme(slug)
+        except KeyError as error:
+            raise SettingError(f"scheme={slug}", "no such class scheme", "See terralapse.labels.") from error
+    return options
 
 
 class _Picked:
