@@ -5,6 +5,7 @@ Source: Szegedy et al. 2016 (smoothing), Zhang et al. 2018 (Mixup), Yun et al. 2
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,16 +76,16 @@ def mix_batch(
 
 
 def _beta(alpha: float, generator: torch.Generator | None) -> float:
-    """One draw from Beta(alpha, alpha), as a share of two Gamma draws."""
-    # `torch.distributions` takes no generator.
-    a, b = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator).tolist()
-    return a / (a + b) if a + b > 0 else 0.5
+    """One draw from Beta(alpha, alpha)."""
+    # The distributions of torch take no generator, so it seeds one of numpy.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return float(np.random.default_rng(seed).beta(alpha, alpha))
 
 
 def _pasted(
     images: Tensor, others: Tensor, kept: float, generator: torch.Generator | None
 ) -> tuple[Tensor, float]:
-    """A rectangle of 1 - kept of the image, of its aspect and around a random pixel, taken from the others."""
+    """A rectangle of 1 - kept of the image, of its aspect, around a random pixel, taken from the others."""
     height, width = images.shape[-2:]
     half = [int(side * (1 - kept) ** 0.5) // 2 for side in (height, width)]
     y, x = (int(torch.randint(side, (), generator=generator)) for side in (height, width))

@@ -295,11 +295,14 @@ def macro_scores(matrix: npt.NDArray[Any]) -> MacroScores:
     hits, labelled, predicted = np.diag(q), q.sum(axis=1), q.sum(axis=0)
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(labelled, 1)
     f1 = 2 * hits / np.maximum(labelled + predicted, 1)
-    by_class = (precision, recall, f1)
     return MacroScores(
-        *(float(x.mean()) for x in by_class),
-        _ratio(hits.sum(), q.sum()),
-        *(tuple(x.tolist()) for x in by_class),
+        precision=float(precision.mean()),
+        recall=float(recall.mean()),
+        f1=float(f1.mean()),
+        oa=_ratio(hits.sum(), q.sum()),
+        precision_by_class=tuple(precision.tolist()),
+        recall_by_class=tuple(recall.tolist()),
+        f1_by_class=tuple(f1.tolist()),
     )
 
 

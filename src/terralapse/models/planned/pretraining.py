@@ -222,19 +222,6 @@ _CARDS = (
         checkpoints="none",
     ),
     Card(
-        slug="rsmamba",
-        title="RSMamba: Remote Sensing Image Classification with State Space Model",
-        task=Task.CLASSIFICATION,
-        status=Status.PLANNED,
-        summary="Scene classification by a selective scan along three paths, mixed by a learned gate.",
-        year=2024,
-        paper="arXiv:2403.19654",
-        repository="https://github.com/KyanChen/RSMamba",
-        inputs=_rgb(),
-        licences=Licences(code="Apache-2.0"),
-        checkpoints="Hugging Face KyanChen/RSMamba",
-    ),
-    Card(
         slug="landcoverai",
         title=(
             "LandCover.ai: Dataset for Automatic Mapping of Buildings, Woodlands, Water and Roads from "
