@@ -54,22 +54,6 @@ _CARDS = (
         checkpoints="Hugging Face wifibk/CFNet",
     ),
     Card(
-        slug="changemamba",
-        title="ChangeMamba: Remote Sensing Change Detection With Spatiotemporal State Space Model",
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary=(
-            "Selective-scan networks for binary change, semantic change and building damage on one encoder."
-        ),
-        year=2024,
-        paper="arXiv:2404.03425",
-        repository="https://github.com/ChenHongruixuan/MambaCD",
-        inputs=_pair(32),
-        licences=Licences(code="Apache-2.0 (vendors VMamba, MIT)"),
-        checkpoints="Zenodo 14037770 (binary change; semantic change tiny and base)",
-        limits=("No checkpoint of the damage variant is listed any more.",),
-    ),
-    Card(
         slug="fsg-net",
         title=(
             "FSG-Net: Frequency-Spatial Synergistic Gated Network for High-Resolution Remote Sensing Change "
@@ -101,23 +85,6 @@ _CARDS = (
         inputs=_pair(256),
         licences=Licences(code=f"{_UNSTATED}; a fork of mmsegmentation, Apache-2.0"),
         limits=("The window layout fixes the tile size to 256 pixels.",),
-    ),
-    Card(
-        slug="mamba-fcs",
-        title=(
-            "Mamba-FCS: Joint Spatio- Frequency Feature Fusion, Change-Guided Attention, and SeK Loss for "
-            "Enhanced Semantic Change Detection in Remote Sensing"
-        ),
-        task=Task.SEMANTIC_CHANGE,
-        status=Status.PLANNED,
-        summary="Semantic change on a selective-scan encoder, fusing space and frequency, guided by change.",
-        year=2025,
-        paper="arXiv:2508.08232",
-        repository="https://github.com/Buddhi19/MambaFCS",
-        inputs=_pair(32),
-        licences=Licences(code="MIT"),
-        quirks=("Unused attention layers and a zero-width channel gate are part of the checkpoint.",),
-        checkpoints="Hugging Face buddhi19/MambaFCS",
     ),
     Card(
         slug="mapformer",

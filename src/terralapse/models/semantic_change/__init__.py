@@ -1,0 +1,1 @@
+"""Semantic change: what each changed place was and what it became."""
