@@ -243,7 +243,8 @@ class VSSEncoder(Checkpointing):
             to_nhwc(),
             nn.LayerNorm(first),
         )
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        last = max(sum(depths) - 1, 1)
+        rates = iter(drop_path_rate * number / last for number in range(sum(depths)))
         self.layers = nn.ModuleList(
             VSSStage([VSSBlock(dim, next(rates), **block) for _ in range(depth)], dim, to_dim)
             for dim, depth, to_dim in zip(dims, depths, (*dims[1:], None), strict=True)
