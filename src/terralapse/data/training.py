@@ -1,0 +1,106 @@
+"""From samples of any task to the tensors that a network is trained and scored with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from terralapse.data.augment_pairs import AugmentRecipe, augment
+from terralapse.data.pairs import IGNORE, LabelledPair
+from terralapse.data.samples import ClassifiedImage, DamagePair, DataSet, LabelledImage, SemanticPair
+from terralapse.errors import SettingError
+
+AnySample = LabelledPair | SemanticPair | DamagePair | LabelledImage | ClassifiedImage
+
+
+def parts_of(sample: AnySample) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
+    """A sample as images [T, C, H, W], its label maps [H, W] by the keys of a target, and its class."""
+    if isinstance(sample, ClassifiedImage):
+        return sample.image[None], {}, sample.label
+    if isinstance(sample, LabelledImage):
+        return sample.image[None], {"label": sample.label}, None
+    if isinstance(sample, DamagePair):
+        return sample.images, {"building": sample.building, "damage": sample.damage}, None
+    if isinstance(sample, SemanticPair):
+        return sample.images, {"before": sample.before, "after": sample.after}, None
+    return sample.images, {"label": sample.label}, None
+
+
+def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
+    """Samples of one task and one size as a batch.
+
+    Returns:
+        `images` float32 [B, T, C, H, W] in physical units, 0 where there is no data, and the target of the
+        task as `terralapse.tasks.network` lists it: maps int64 [B, H, W] (`IGNORE` also where there is no
+        data), or `label` int64 [B] for classification.
+
+    Raises:
+        ValueError: no sample, or images of several sizes.
+    """
+    if not samples:
+        raise ValueError("a batch needs at least one sample")
+    tensors = [_tensors(*parts_of(s)) for s in samples]
+    sizes = {tuple(t["images"].shape) for t in tensors}
+    if len(sizes) > 1:
+        raise ValueError(f"one batch cannot hold images of {', '.join(map(str, sorted(sizes)))}")
+    return {key: torch.stack([t[key] for t in tensors]) for key in tensors[0]}
+
+
+def _tensors(images: np.ndarray, maps: dict[str, np.ndarray], label: int | None) -> dict[str, Tensor]:
+    missing = np.isnan(images)
+    found = {"images": torch.from_numpy(np.where(missing, np.float32(0), images).astype(np.float32))}
+    nowhere = missing.any(axis=(0, 1))
+    for key, plane in maps.items():
+        found[key] = torch.from_numpy(np.where(nowhere, IGNORE, plane).astype(np.int64))
+    if label is not None:
+        found["label"] = torch.tensor(label)
+    return found
+
+
+class TrainingSet(Dataset[dict[str, Tensor]]):
+    """Augmented samples without end: sample number n depends on n, the seed and the data set, and on nothing
+    else, so that a run that was cut off goes on with what it would have seen.
+
+    Numbers 0 to N - 1 go through the N samples of the data set in one random order, N to 2 N - 1 in another,
+    and so on. What is returned is one element of `batch_of`, which the default collation of torch stacks.
+
+    Args:
+        dataset: what to draw from.
+        recipe: the augmentation.
+        size: height and width of what is returned; None keeps whole images.
+        seed: of order and augmentation.
+
+    Raises:
+        SettingError: the data set is empty, or (when a sample is drawn) the recipe exchanges before and after
+            of a disaster.
+    """
+
+    def __init__(
+        self, dataset: DataSet[Any], recipe: AugmentRecipe, size: int | None = None, seed: int = 0
+    ) -> None:
+        if len(dataset) == 0:
+            raise SettingError(dataset.title, "holds no sample", "Check the split and its folder.")
+        self.dataset, self.recipe, self.size, self.seed = dataset, recipe, size, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, place = divmod(index, len(self.dataset))
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.dataset))
+            self._epoch = epoch
+        images, maps, label = parts_of(self.dataset[int(self._order[place])])
+        if "damage" in maps and self.recipe.swap > 0:
+            raise SettingError(
+                f"swap={self.recipe.swap:g}", "exchanges before and after the disaster", "Leave it out."
+            )
+        rng = np.random.default_rng([self.seed, 1, index])
+        images, maps = augment(images, maps, self.recipe, rng, self.size)
+        return _tensors(images, maps, label)
