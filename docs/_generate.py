@@ -187,10 +187,25 @@ def cards(task: str) -> str:
     return "\n".join(lines)
 
 
+def datasets() -> str:
+    """Every data set of the catalogue with its splits, licence, options of its reader, and notes."""
+    from terralapse.data.catalogue import DATASETS
+
+    rows = ["| name | task | splits | licence | options | notes |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, e in sorted(DATASETS.items(), key=lambda item: (item[1].task, item[0])):
+        splits = ", ".join([f"`{s}`" for s in e.splits] + ["the folder itself"] * e.whole)
+        options = ", ".join(f"`{o}`" for o in e.options)
+        rows.append(
+            f"| `{name}` | {e.task} | {splits} | {e.licence} | {options} | **{e.title}.** {e.notes} |"
+        )
+    return "\n".join(rows)
+
+
 MAKERS = {
     "bad-inputs": bad_inputs,
     "cards": cards,
     "classes": classes,
+    "datasets": datasets,
     "doc": documented,
     "errors": errors,
     "options": options,

@@ -56,9 +56,8 @@ def test_no_validation_split_is_made_up(tmp_path: Path, name: str) -> None:
 
 def test_holdout_parts_the_training_split(tmp_path: Path) -> None:
     pairs(tmp_path / "train", NAMES, labels={"label": MASK})
-    options = {"holdout": 0.2}
-    rest = open_dataset("levir-cd-plus", tmp_path, "train-rest", **options)
-    held = open_dataset("levir-cd-plus", tmp_path, "train-held", **options)
+    rest = open_dataset("levir-cd-plus", tmp_path, "train-rest", holdout=0.2)
+    held = open_dataset("levir-cd-plus", tmp_path, "train-held", holdout=0.2)
     assert sorted([*rest.names, *held.names]) == NAMES
     assert held.names == [n for n in NAMES if held_out(n, 0.2)]
     assert 4 <= len(held) <= 20
@@ -74,6 +73,20 @@ def test_holdout_of_a_folder_without_splits(tmp_path: Path) -> None:
     assert sorted(parts[0] + parts[1]) == NAMES
     with pytest.raises(SettingError, match="second has no such split"):
         open_dataset("second", tmp_path, "held", holdout=0.3)
+
+
+def test_tiles_of_one_place_stay_together(tmp_path: Path) -> None:
+    names = [f"place{i}_{j}" for i in range(12) for j in range(3)]
+    pairs(tmp_path, names, labels={"label": MASK})
+    options = {"holdout": 0.4, "holdout_by": r"^place\d+"}
+    rest, held = (open_dataset("folder", tmp_path, s, **options).names for s in ("rest", "held"))
+    assert sorted(rest + held) == sorted(names)
+    assert not {n.partition("_")[0] for n in rest} & {n.partition("_")[0] for n in held}
+    assert len(held) % 3 == 0
+    with pytest.raises(SettingError, match="finds nothing in place0_0"):
+        open_dataset("folder", tmp_path, "held", holdout=0.4, holdout_by="tile")
+    with pytest.raises(SettingError, match="is no pattern"):
+        open_dataset("folder", tmp_path, "held", holdout=0.4, holdout_by="(")
 
 
 def test_what_is_held_out_is_the_same_everywhere() -> None:

@@ -161,6 +161,37 @@ def test_sizes_and_bytes(tmp_path: Path) -> None:
         BiTemporal(tmp_path)[0]
 
 
+def write_tif(path: Path, bands: np.ndarray, **options: str) -> None:
+    """A TIFF [C, H, W] as GDAL writes it."""
+    import rasterio
+
+    count, height, width = bands.shape
+    options = {"driver": "GTiff", "dtype": str(bands.dtype)} | options
+    with rasterio.open(path, "w", count=count, height=height, width=width, **options) as file:
+        file.write(bands)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("photometric", ["RGB", "MINISBLACK"])
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_tiff_of_several_bands(tmp_path: Path, count: int, photometric: str) -> None:
+    pairs(tmp_path, ["a"], labels={"label": MASK}, suffix=".tif")
+    bands = np.arange(count * 64, dtype=np.uint8).reshape(count, 8, 8)
+    write_tif(tmp_path / "A/a.tif", bands, photometric=photometric)
+    assert np.array_equal(BiTemporal(tmp_path)[0].images[0], bands[:3])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning", "ignore:Corrupt EXIF data")
+def test_tiff_that_is_not_of_8_bits(tmp_path: Path) -> None:
+    pairs(tmp_path, ["a"], labels={"label": MASK}, suffix=".tif")
+    write_tif(tmp_path / "A/a.tif", np.zeros((3, 8, 8), np.uint16))
+    with pytest.raises(UnreadableFileError, match=r"A/a\.tif: has values of type uint16"):
+        BiTemporal(tmp_path)[0]
+    (tmp_path / "A/a.tif").write_bytes(b"II*\0 and then nothing")
+    with pytest.raises(UnreadableFileError, match=r"A/a\.tif: cannot be read"):
+        BiTemporal(tmp_path)[0]
+
+
 def test_second_in_colours(tmp_path: Path) -> None:
     before = coloured(WHITE, DARK_GREEN, GREY, GREEN, BLUE, DARK_RED, RED, WHITE)
     after = coloured(WHITE, GREY, BLUE, RED, GREEN, GREY, DARK_RED, WHITE)
