@@ -41,6 +41,15 @@ def test_numbers_of_classes_are_those_of_the_data_sets() -> None:
     assert names == sorted(names)
 
 
+@pytest.mark.parametrize("slug", ["ucmerced", "aid", "resisc45"])
+def test_the_order_of_rsmamba_has_the_same_classes(slug: str) -> None:
+    one, other = scheme(slug), scheme(f"{slug}-rsmamba")
+    values = np.array([c.value for c in one.classes])
+    assert sorted(crosswalk(values, one, other).tolist()) == values.tolist()
+    assert [c.name for c in one.classes] != [c.name for c in other.classes]
+    assert [c.name for c in scheme("aid-rsmamba").classes][:3] == ["port", "square", "river"]
+
+
 def test_an_unknown_scheme_lists_the_known() -> None:
     with pytest.raises(KeyError, match="second-scannet"):
         scheme("second")

@@ -250,6 +250,32 @@ RESISC45 = numbered(
     "wetland",
 )
 
+# The order of the lists that RSMamba and DynamicVis are trained with; checkpoints of both follow it.
+UCMERCED_RSMAMBA = numbered(
+    "ucmerced-rsmamba",
+    "UC Merced, in the order of the lists of RSMamba",
+    "harbor parking_lot buildings medium_residential sparse_residential forest agricultural overpass "
+    "golf_course freeway baseball_diamond beach intersection runway mobile_home_park chaparral airplane "
+    "river storage_tanks tennis_court dense_residential",
+)
+AID_RSMAMBA = numbered(
+    "aid-rsmamba",
+    "AID, in the order of the lists of RSMamba",
+    "port square river pond playground mountain park airport sparse_residential stadium industrial church "
+    "dense_residential parking farmland desert viaduct forest storage_tanks center meadow "
+    "medium_residential school bare_land commercial baseball_field railway_station resort bridge beach",
+)
+RESISC45_RSMAMBA = numbered(
+    "resisc45-rsmamba",
+    "NWPU-RESISC45, in the order of the lists of RSMamba",
+    "river terrace snowberg stadium parking_lot thermal_power_station rectangular_farmland cloud "
+    "intersection meadow palace ground_track_field commercial_area beach church baseball_diamond ship "
+    "industrial_area bridge freeway medium_residential circular_farmland mobile_home_park railway forest "
+    "sparse_residential harbor wetland mountain airport golf_course overpass dense_residential chaparral "
+    "basketball_court airplane tennis_court runway storage_tank island railway_station lake sea_ice "
+    "desert roundabout",
+)
+
 SCHEMES = {
     s.slug: s
     for s in (
@@ -266,6 +292,9 @@ SCHEMES = {
         UCMERCED,
         AID,
         RESISC45,
+        UCMERCED_RSMAMBA,
+        AID_RSMAMBA,
+        RESISC45_RSMAMBA,
     )
 }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from data_trees import MASK, pairs, rows
 from terralapse.cards import Task
 from terralapse.data.catalogue import DATASETS, held_out, open_dataset
+from terralapse.data.mshs_bcd import MshsBcd
 from terralapse.errors import FileMissingError, SettingError
 from terralapse.labels import SECOND_MAMBA, SECOND_SCANNET
+from terralapse.sensors import Unit
 
 NAMES = [f"{i:03d}" for i in range(60)]
 HELD = ["000", "010", "015"]
@@ -139,3 +144,21 @@ def test_samples(
     assert len(found) == len(found.names) == number
     assert found[0].name == found.names[0]
     assert DATASETS[name].task is task
+
+
+def test_pairs_of_mshs_bcd_are_its_tiles(shared_data: Path) -> None:
+    root = shared_data / "cd_mshs_bcd"
+    for name, sensor, unit in (("mshs-bcd", "gf1", Unit.RGB255), ("mshs-bcd-s2", "s2", Unit.RAW)):
+        found, tiles = open_dataset(name, root, "test"), MshsBcd(root, "test", sensor)
+        assert found.names == tiles.names
+        assert np.array_equal(found[3].images, tiles[3].images)
+        assert np.array_equal(found[3].label, tiles[3].label)
+        assert (found[3].unit, found[3].gsd, found[3].images.dtype) == (unit, tiles.gsd, np.float32)
+    six = open_dataset("mshs-bcd-s2", root, "test", bands=("red", "swir16"))
+    assert (six[0].bands, six[0].images.shape) == (("red", "swir16"), (2, 2, 64, 64))
+
+
+def test_the_catalogue_needs_no_gdal() -> None:
+    code = "import sys, terralapse.data.catalogue, terralapse.data.training; print('rasterio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from data_trees import picture, rows, save
 from terralapse.data.scenes import Scenes
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
-from terralapse.labels import AID, EUROSAT, RESISC45, UCMERCED
+from terralapse.labels import AID, AID_RSMAMBA, EUROSAT, RESISC45, UCMERCED
 
 
 def tree(root: Path, members: list[str]) -> Path:
@@ -78,9 +79,15 @@ def test_lists_and_their_order_of_classes(tmp_path: Path) -> None:
     (lists / "cls_names.txt").write_text("\n".join(order), encoding="utf-8")
     listed = Scenes(tmp_path / "AID", "val", AID, lists=lists)
     assert [s.label for s in listed] == [0, 1]
-    assert listed.scheme.slug == "aid-listed"
+    assert re.fullmatch("aid-[0-9a-f]{8}", listed.scheme.slug)
     assert "cls_names.txt" in listed.scheme.title
     assert [c.name for c in listed.scheme.classes][:2] == ["port", "airport"]
+    reverse = [order[0], *order[:0:-1]]
+    (lists / "cls_names.txt").write_text("\n".join(reverse), encoding="utf-8")
+    assert Scenes(tmp_path / "AID", "val", AID, lists=lists).scheme.slug != listed.scheme.slug
+    rsmamba = [c.name.replace("_", " ").title().replace(" ", "") for c in AID_RSMAMBA.classes]
+    (lists / "cls_names.txt").write_text("\n".join(rsmamba), encoding="utf-8")
+    assert Scenes(tmp_path / "AID", "val", AID, lists=lists).scheme is AID_RSMAMBA
     (lists / "cls_names.txt").write_text("\n".join(order[1:]), encoding="utf-8")
     with pytest.raises(SettingError, match="not the classes of aid: port"):
         Scenes(tmp_path / "AID", "val", AID, lists=lists)

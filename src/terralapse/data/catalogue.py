@@ -213,7 +213,7 @@ NAN = float("nan")
 UNCHECKED = "ask its authors"  # no statement of theirs was found that could be cited
 PAIRS = ("gsd", "title", "threshold")
 SEMANTIC = ("scheme", "gsd", "title")
-LISTED = ("lists", "classes", "gsd", "title")
+LISTED = ("lists", "classes", "scheme", "gsd", "title")
 LISTS_NOTE = "The folders have no split; that of RSMamba is in lists (`lists=`), whose `val` is its test set."
 DATASETS: dict[str, Entry] = {
     "sysu-cd": Entry(

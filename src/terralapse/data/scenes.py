@@ -10,6 +10,7 @@ use have a random order, and checkpoints follow it: the scheme of a data set say
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from terralapse.data.folders import read_list
 from terralapse.data.pictures import RGB, SUFFIXES, read_rgb
 from terralapse.data.samples import ClassifiedImage
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
-from terralapse.labels import ClassScheme, numbered
+from terralapse.labels import SCHEMES, ClassScheme, numbered
 from terralapse.sensors import Unit
 
 
@@ -37,7 +38,8 @@ class Scenes:
         title: for tables.
         lists: the folder of `<split>.txt` (and of `cls_names.txt`), if it is not `root`.
         classes: a file with one class a line, whose order the values follow; default: `cls_names.txt` in
-            `lists`, where that is given and holds one, else the order of `scheme`.
+            `lists`, where that is given and holds one, else the order of `scheme`. An order that a scheme of
+            `terralapse.labels` has gives that scheme.
 
     Raises:
         FileMissingError: folder, zip, list or a listed image is missing.
@@ -153,5 +155,10 @@ def _reordered(scheme: ClassScheme, path: Path) -> ClassScheme:
             f"is not the classes of {scheme.slug}: {', '.join(strange) or 'repeated ones'}",
             "Give the list of this data set.",
         )
+    names = [known[n] for n in listed]
+    for other in SCHEMES.values():
+        if names == [c.name for c in other.classes]:
+            return other
+    digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:8]  # two orders never share a slug
     title = f"{scheme.title.partition(',')[0]}, in the order of {path.name}"
-    return numbered(f"{scheme.slug}-listed", title, " ".join(known[n] for n in listed))
+    return numbered(f"{scheme.slug}-{digest}", title, " ".join(names))
