@@ -474,7 +474,9 @@ def build(card: Card, weights: Path | str | None = None, *, untrained: bool = Fa
         UnsafeWeightsError, WeightsMismatchError, and others of `terralapse.layers.weights`.
     """
     second = card.slug == SECOND.slug
-    network = MambaFCS(classes=7 if second else 5)
+    # Without memory and random numbers where a file fills all of it anyway.
+    with torch.device("cpu" if untrained else "meta"):
+        network = MambaFCS(classes=7 if second else 5)
     if not untrained:
-        load_weights(network, card, weights, official_names)
+        load_weights(network.to_empty(device="cpu"), card, weights, official_names)
     return MambaFCSDetector(card, network.eval(), sek_weight=0.5 if second else 0.0)
