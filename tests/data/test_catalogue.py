@@ -47,7 +47,7 @@ def test_unknown_names_list_the_known(tmp_path: Path) -> None:
         open_dataset("levir", tmp_path)
     with pytest.raises(SettingError, match=r"split=dev: loveda has no such split\. Choose one of train, val"):
         open_dataset("loveda", tmp_path, "dev")
-    with pytest.raises(SettingError, match=r"colour: is no option of xbd.*source, gsd, title"):
+    with pytest.raises(SettingError, match=r"colour: is no option of xbd.*source, unclassified, gsd, title"):
         open_dataset("xbd", tmp_path, colour=True)
     with pytest.raises(FileMissingError):
         open_dataset("levir-cd", tmp_path / "nowhere", "test")

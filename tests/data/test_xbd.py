@@ -70,8 +70,19 @@ def test_official_polygons(tmp_path: Path) -> None:
     assert pair.building.sum() == 5 * 9  # a square of 2 has 3 x 3 pixels with its outline
     assert set(np.unique(pair.building)) == {0, 1}
     assert [int(pair.damage[y + 1, x + 1]) for x, y, _, _ in squares] == [1, 2, 3, 4, IGNORE]
+    assert XBD(tmp_path, "hold", unclassified=1)[0].damage[7, 5] == 1
+    assert pair.damage[7, 5] == IGNORE
     assert pair.damage[11, 11] == 0
     assert (pair.damage == 2).sum() == 9
+
+
+def test_rasters_with_a_value_for_unclassified(tmp_path: Path) -> None:
+    masks(images(tmp_path))
+    save(tmp_path / f"masks/{SCENE}_post_disaster.png", rows(1, 5, 255, 0, 0, 0, 0, 0))
+    assert XBD(tmp_path)[0].damage[:, 0].tolist() == [1, IGNORE, IGNORE, 0, 0, 0, 0, 0]
+    assert XBD(tmp_path, unclassified=1)[0].damage[:, 0].tolist() == [1, 1, IGNORE, 0, 0, 0, 0, 0]
+    with pytest.raises(SettingError, match="unclassified=2"):
+        XBD(tmp_path, unclassified=2)
 
 
 def test_several_parts_and_holes(tmp_path: Path) -> None:

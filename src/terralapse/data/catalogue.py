@@ -321,7 +321,7 @@ DATASETS: dict[str, Entry] = {
         "CC BY-NC-SA 4.0",
         "Released as train, tier3, test and hold; `holdout` is the name that ChangeMamba gives to hold.",
         whole=True,
-        options=("source", "gsd", "title"),
+        options=("source", "unclassified", "gsd", "title"),
     ),
     "buildings": Entry(
         Task.SEGMENTATION,

@@ -100,7 +100,7 @@ def read_binary(path: Path, threshold: int | None = None, content: bytes | None 
     plane = read_values(path, content)
     if threshold is not None:
         return (plane > threshold).astype(np.uint8)
-    found = set(_values_in(plane))
+    found = set(values_in(plane))
     if not found <= {0, 1, 255}:
         raise UnreadableFileError(
             path,
@@ -139,7 +139,7 @@ def read_classes(
 
 def _by_id(path: Path, plane: np.ndarray, scheme: ClassScheme) -> np.ndarray:
     known = [c.value for c in scheme.classes]
-    strange = [v for v in _values_in(plane) if v not in known and v != scheme.nodata]
+    strange = [v for v in values_in(plane) if v not in known and v != scheme.nodata]
     if strange:
         raise UnreadableFileError(
             path,
@@ -176,7 +176,7 @@ def _packed(pixels: np.ndarray) -> np.ndarray:
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
-def _values_in(plane: np.ndarray) -> list[int]:
+def values_in(plane: np.ndarray) -> list[int]:
     """The values that occur, in order; quick for 8 bits."""
     if plane.dtype == np.uint8:
         return np.flatnonzero(np.bincount(plane.ravel(), minlength=256)).tolist()

@@ -25,16 +25,18 @@ from terralapse.data.pictures import (
     files_of,
     need_folder,
     read_binary,
-    read_classes,
     read_rgb,
+    read_values,
     same_size,
+    values_in,
 )
 from terralapse.data.samples import DamagePair
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
 from terralapse.labels import DAMAGE
 from terralapse.sensors import Unit
 
-GRADES = {"no-damage": 1, "minor-damage": 2, "major-damage": 3, "destroyed": 4, "un-classified": IGNORE}
+GRADES = {"no-damage": 1, "minor-damage": 2, "major-damage": 3, "destroyed": 4, "un-classified": 5}
+UNCLASSIFIED = GRADES["un-classified"]
 SOURCES = ("masks", "targets", "labels")
 _NAME = re.compile(r"(?P<scene>.+)_(?P<date>pre|post)_disaster(?P<tile>(_\d+)*)")
 
@@ -47,10 +49,10 @@ class XBD:
         root: the folder of the data set.
         split: a folder in `root`, by its released name; None when `root` holds `images` itself.
         source: `masks`, `targets` or `labels`; None takes the first of them that is there.
+        unclassified: what a building of the subtype `un-classified` (the value 5 in rasters) is in `damage`:
+            `IGNORE`, or 1 as in much published code, which takes it as not damaged.
         gsd: in metres; scenes of xBD have 0.3 to 0.8, which the files do not say.
         title: for tables.
-
-    Polygons of the subtype `un-classified` are buildings of unknown damage: `IGNORE` in `damage`.
 
     Raises:
         FileMissingError: a folder or a file of a pair is missing.
@@ -66,11 +68,14 @@ class XBD:
         root: Path | str,
         split: str | None = None,
         source: str | None = None,
+        unclassified: int = IGNORE,
         gsd: float = float("nan"),
         title: str = "xBD",
     ) -> None:
         self.root = Path(root) if split is None else Path(root) / split
-        self.gsd = gsd
+        if unclassified not in (1, IGNORE):
+            raise SettingError(f"unclassified={unclassified}", "is no choice", f"Choose {IGNORE} or 1.")
+        self.gsd, self.unclassified = gsd, unclassified
         self.title = title if split is None else f"{title} {split}"
         images = need_folder(self.root / "images", "Give the folder that holds `images`, or name a split.")
         if source is not None and source not in SOURCES:
@@ -106,7 +111,11 @@ class XBD:
             building = (polygons(before, size) > 0).astype(np.uint8)
             damage = polygons(after, size)
         else:
-            building, damage = read_binary(before), read_classes(after, DAMAGE)
+            building, damage = read_binary(before), read_values(after)
+        strange = sorted(set(values_in(damage)) - {0, *GRADES.values(), IGNORE})
+        if strange:
+            raise UnreadableFileError(after, f"holds {strange[0]}", "Damage is 0 to 5, or 255 where unknown.")
+        damage = np.where(damage == UNCLASSIFIED, self.unclassified, damage).astype(np.uint8)
         same_size(before, building, *images)
         same_size(after, damage, *images)
         return DamagePair(name, np.stack(images), building, damage, self.gsd, self.bands, self.unit)
@@ -136,10 +145,10 @@ def _pairs(images: Path) -> dict[str, tuple[Path, Path]]:
 
 def polygons(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The buildings of an official label file as uint8 [H, W]: the grade of each (1 where the file states
-    none, as those before the disaster do), 0 elsewhere.
+    none, as those before the disaster do; 5 for `un-classified`), 0 elsewhere.
 
-    A pixel belongs to a polygon when its centre lies in it or its outline passes through the pixel; of
-    polygons that overlap, the later one in the file wins.
+    Coordinates count from the centre of the first pixel, and the outline belongs to a polygon; of polygons
+    that overlap, the later one in the file wins.
 
     Raises:
         UnreadableFileError: no such file of labels, or a subtype that xBD does not have.
