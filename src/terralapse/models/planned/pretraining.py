@@ -38,25 +38,6 @@ def _rgb(normalisation: Normalisation | None = None, size_multiple: int = 1) -> 
 
 _CARDS = (
     Card(
-        slug="dynamicvis",
-        title=(
-            "DynamicVis: An Efficient and General Visual Foundation Model for Remote Sensing Image "
-            "Understanding"
-        ),
-        task=Task.PRETRAINING,
-        status=Status.PLANNED,
-        summary=(
-            "A selective-scan backbone for large images that spends its blocks on the highest-scored tokens."
-        ),
-        year=2025,
-        paper="arXiv:2503.16426",
-        repository="https://github.com/KyanChen/DynamicVis",
-        inputs=_rgb(_IMAGENET),
-        licences=Licences(code="Apache-2.0"),
-        checkpoints="Hugging Face KyanChen/DynamicVis",
-        limits=("Square images of one fixed size a checkpoint (512 or 1024 pixels).",),
-    ),
-    Card(
         slug="agrifm",
         title="AgriFM: A Multi-source Temporal Remote Sensing Foundation Model for Crop Mapping",
         task=Task.PRETRAINING,

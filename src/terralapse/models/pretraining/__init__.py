@@ -1,0 +1,1 @@
+"""Backbones that are trained before any task."""
