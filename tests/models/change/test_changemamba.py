@@ -51,7 +51,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def lively(network: nn.Module, seed: int = 0) -> Any:
-    """In evaluation, with normalisations that have seen something: a network is nearly linear at its start."""
+    """In evaluation, with normalisations that have seen something: at the start it is nearly linear."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in network.named_parameters():
