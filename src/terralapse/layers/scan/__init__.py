@@ -2,8 +2,10 @@
 
 `selective_scan` is Mamba's own function by name, argument and meaning; `path_scan` runs it along several
 orders of the same positions (the four directions of an image, for example) without permuting anything.
+`available` says which backends can run here.
 """
 
+from terralapse.layers.scan.backends import available
 from terralapse.layers.scan.paths import (
     LowRank,
     Paths,
@@ -13,11 +15,12 @@ from terralapse.layers.scan.paths import (
     full_paths,
     path_scan,
 )
-from terralapse.layers.scan.reference import selective_scan_reference as selective_scan
+from terralapse.layers.scan.selective import selective_scan
 
 __all__ = [
     "LowRank",
     "Paths",
+    "available",
     "cross_paths",
     "cs2d_paths",
     "diagonal_paths",

@@ -9,7 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from terralapse.layers.scan import portable
+from terralapse.layers.scan.backends import choose
+from terralapse.layers.scan.checks import check_paths
 from terralapse.layers.scan.reference import selective_scan_reference
+from terralapse.layers.scan.selective import run
 
 
 class Paths(NamedTuple):
@@ -49,10 +53,18 @@ def path_table(build: Callable[[int, int], Paths]) -> Callable[[int, int], Paths
 
 @path_table
 def cross_paths(height: int, width: int) -> Paths:
-    """The four directions of VMamba's SS2D: rows, columns, and both of them backwards."""
-    rows = torch.arange(height * width, device="cpu")  # whatever device a network is being built on
-    columns = rows.view(height, width).t().reshape(-1)
-    return _paths([rows, columns, rows.flip(0), columns.flip(0)])
+    """The four directions of VMamba's SS2D: rows, columns, and both of them backwards.
+
+    Sides may be symbols of `torch.export`: the tables are then computed inside the exported program.
+    """
+    position = torch.arange(height * width, device="cpu")  # whatever device a network is being built on
+    columns = position % height * width + position // height
+    step = position % width * height + position // width
+    last = height * width - 1
+    return Paths(
+        torch.stack([position, columns, last - position, columns.flip(0)]),
+        torch.stack([position, step, last - position, last - step]),
+    )
 
 
 @path_table
@@ -99,23 +111,53 @@ def path_scan(
         delta: [B, K * D, L] by position (path 0's D channels first), or a `LowRank` product.
         A: [K * D, N]; D, delta_bias: [K * D].
         B, C: [B, K, N, L] by position.
-        paths: the orders.
+        paths: the orders, each a permutation of the L positions.
+        backend: see `backends`; `mamba-ssm` knows no paths.
 
     Returns:
-        [B, D, L] in the type of `u`.
+        [B, D, L] in the type of `u`, computed in float32 (float64 if an input is).
+
+    Raises:
+        ValueError: an argument's shape, type or device does not fit the others.
     """
-    count, length = paths.order.shape
-    index = paths.order.to(u.device)
-    if isinstance(delta, LowRank):
-        delta = torch.einsum("bkrl,kdr->bkdl", delta.value, delta.weight.to(delta.value.dtype)).flatten(1, 2)
+    value, weight = delta if isinstance(delta, LowRank) else (delta, None)
+    vectors = {"D": D, "delta_bias": delta_bias}
+    check_paths(u, value, weight, A, B, C, vectors, *paths)
+    chosen = choose(backend, u, value, weight, A, B, C, D, delta_bias)
+    order, inverse = paths.order.to(u.device), paths.inverse.to(u.device)
+    if chosen in ("cpu", "triton"):
+        return run(u, value, weight, A, B, C, D, delta_bias, None, order, delta_softplus, chosen)[0]
+    if chosen == "portable":
+        return portable.path_scan(u, value, weight, A, B, C, D, delta_bias, delta_softplus, order, inverse)
+    if chosen == "mamba-ssm":
+        raise ValueError("backend 'mamba-ssm' knows no paths; expected another one for path_scan")
+    return _by_gathering(u, value, weight, A, B, C, D, delta_bias, delta_softplus, order, inverse)
+
+
+def _by_gathering(
+    u: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    soft: bool,
+    order: Tensor,
+    inverse: Tensor,
+) -> Tensor:
+    """The definition: everything put into the order of each path, one reference scan, everything put back."""
+    count, length = order.shape
     batch, channels, _ = u.shape
-    order = index[None, :, None].expand(batch, count, channels, length)
-    along = u[:, None].expand(batch, count, channels, length).gather(3, order).flatten(1, 2)
-    steps = delta.unflatten(1, (count, channels)).gather(3, order).flatten(1, 2)
-    narrow = index[None, :, None].expand(batch, count, B.shape[2], length)
-    y = selective_scan_reference(
-        along, steps, A, B.gather(3, narrow), C.gather(3, narrow), D, delta_bias, delta_softplus
+    if weight is not None:
+        delta = torch.einsum("bkrl,kdr->bkdl", delta, weight.to(delta.dtype)).flatten(1, 2)
+    wide = order[None, :, None].expand(batch, count, channels, length)
+    along = u[:, None].expand(batch, count, channels, length).gather(3, wide).flatten(1, 2)
+    steps = delta.unflatten(1, (count, channels)).gather(3, wide).flatten(1, 2)
+    narrow = order[None, :, None].expand(batch, count, B.shape[2], length)
+    y, _ = selective_scan_reference(
+        along, steps, A, B.gather(3, narrow), C.gather(3, narrow), D, bias, soft, None, True
     )
-    assert isinstance(y, Tensor)
-    back = paths.inverse.to(u.device)[None, :, None].expand(batch, count, channels, length)
+    back = inverse[None, :, None].expand(batch, count, channels, length)
     return y.unflatten(1, (count, channels)).gather(3, back).sum(dim=1)

@@ -1,0 +1,232 @@
+"""The scan on a CPU: hands tensors to the kernels of `_numba`, one task a thread at a time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STEPS = 64
+"""Steps between two saved states: `_numba.STEPS`, which this file must not import before it is needed."""
+
+_WIDTH = 64
+"""Channels of a block: about so many, in whole vectors."""
+
+
+@lru_cache(maxsize=1)
+def kernels() -> Any:
+    """The kernels. Importing them loads numba; the first call of one compiles it, or loads it from disk."""
+    from terralapse.layers.scan import _numba
+
+    assert _numba.STEPS == STEPS
+    return _numba
+
+
+@lru_cache(maxsize=4)
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked child gets its own."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="scan")
+
+
+def _each(count: int, run: Callable[[int], None]) -> None:
+    """Runs the tasks 0 to count - 1 on as many threads as torch uses; which does which is left open."""
+    threads = min(torch.get_num_threads(), count)
+    tasks = itertools.count()
+
+    def work() -> None:
+        while (task := next(tasks)) < count:
+            run(task)
+
+    others = [_pool(os.getpid(), threads - 1).submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        other.result()
+
+
+def block_of(share: int) -> int:
+    """Channels of a block, from the channels of a group: an even number of blocks of nearly equal width.
+
+    Independent of the number of threads, as the sums over channels of the backward pass follow the blocks.
+    """
+    pieces = max(1, round(share / _WIDTH))
+    pieces += pieces % 2 if pieces > 1 else 0
+    return -(-share // (16 * pieces)) * 16
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether neighbours in [B, D, L] memory are channels."""
+    return x.shape[1] > 1 and x.stride(1) == 1
+
+
+def empty_like_layout(batch: int, channels: int, length: int, last: bool, like: Tensor) -> Tensor:
+    """An empty float32 [B, D, L], in memory [B, L, D] if `last`."""
+    shape = (batch, length, channels) if last else (batch, channels, length)
+    x = torch.empty(shape, dtype=torch.float32, device=like.device)
+    return x.transpose(1, 2) if last else x
+
+
+def _flat(x: Tensor) -> np.ndarray[Any, Any]:
+    """The memory that a tensor spans, as a flat array."""
+    if x.numel() == 0:
+        return np.zeros(0, np.float32)
+    span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return x.detach().as_strided((span,), (1,)).numpy()
+
+
+@lru_cache(maxsize=16)
+def _natural(length: int) -> Tensor:
+    return torch.arange(length)[None]
+
+
+class _Call(NamedTuple):
+    """What both passes hand to a kernel, in the order of its arguments."""
+
+    tasks: int
+    pieces: int
+    sizes: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    z: tuple[Any, ...]
+    along: bool
+
+
+def _prepare(
+    u: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    z: Tensor | None,
+    order: Tensor | None,
+    soft: bool,
+) -> _Call:
+    batch, channels, length = u.shape
+    paths = 1 if order is None else order.shape[0]
+    groups, states = B.shape[1] // paths, A.shape[1]
+    block = block_of(channels // groups)
+    pieces = -(-(channels // groups) // block)
+    u, delta, B, C = u.float(), delta.float(), B.float(), C.float()
+    if order is not None and not channels_last(u):
+        u = u.transpose(1, 2).contiguous().transpose(1, 2)
+    if weight is None:
+        if order is not None and not channels_last(delta):
+            delta = delta.transpose(1, 2).contiguous().transpose(1, 2)
+        delta_at = (delta.stride(0), 0, delta.stride(1), delta.stride(2))
+    else:
+        delta_at = delta.stride()
+
+    def vector(x: Tensor | None) -> np.ndarray[Any, Any]:
+        return (
+            np.zeros(paths * channels, np.float32) if x is None else x.detach().float().contiguous().numpy()
+        )
+
+    factor = (
+        np.zeros((0, 0, 0), np.float32) if weight is None else weight.detach().float().contiguous().numpy()
+    )
+    rank = 0 if weight is None else weight.shape[2]
+    index = (_natural(length) if order is None else order).contiguous().numpy()
+    gate = torch.empty(0, 0, 0) if z is None else z.float()
+    return _Call(
+        batch * groups * pieces,
+        pieces,
+        (block, paths, groups, channels, states, rank, soft, index),
+        (
+            *(_flat(u), u.stride(), _flat(delta), delta_at, factor),
+            A.detach().float().contiguous().numpy(),
+            *(_flat(B), B.stride(), _flat(C), C.stride()),
+            *(vector(D), vector(bias)),
+        ),
+        (_flat(gate), gate.stride()),
+        order is not None or channels_last(u),
+    )
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    z: Tensor | None,
+    order: Tensor | None,
+    soft: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y [B, D, L], the last state [B, K * D, N] and, if `keep`, states [B, K, tiles, N, D] for `backward`."""
+    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft)
+    batch, channels, length = u.shape
+    paths, states = call.sizes[1], A.shape[1]
+    y = empty_like_layout(batch, channels, length, call.along, u)
+    last = torch.zeros(batch, paths * channels, states)
+    marks = torch.empty((batch, paths, -(-length // STEPS), states, channels) if keep else (0,) * 5)
+    outputs = (_flat(y), y.stride(), last.numpy(), marks.numpy())
+    if y.numel():
+        kernel = kernels().forward
+        _each(call.tasks, lambda task: kernel(task, *call.sizes, *call.inputs, *call.z, *outputs))
+    return y.to(u.dtype), last, marks
+
+
+def backward(
+    u: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    z: Tensor | None,
+    order: Tensor | None,
+    soft: bool,
+    marks: Tensor,
+    gy: Tensor,
+    glast: Tensor,
+) -> list[Tensor]:
+    """Gradients of u, delta, weight, A, B, C, D, bias and z; an empty tensor for what is absent."""
+    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft)
+    batch, channels, length = u.shape
+    _, paths, groups, _, states, rank, *_ = call.sizes
+    gy = gy.float()
+    if order is not None and not channels_last(gy):
+        gy = gy.transpose(1, 2).contiguous().transpose(1, 2)
+    wide = paths * channels
+    gu = empty_like_layout(batch, channels, length, call.along, u)
+    dense = empty_like_layout(batch, wide if rank == 0 else 0, length, call.along, u)
+    gvalue = torch.zeros(groups * call.pieces, batch, paths, length, rank)
+    gweight, gA = torch.zeros(batch, paths, channels, rank), torch.zeros(batch, wide, states)
+    gB = torch.zeros(call.pieces, batch, paths * groups, length, states)
+    gC, gD, gbias = torch.zeros_like(gB), torch.zeros(batch, wide), torch.zeros(batch, wide)
+    gz = empty_like_layout(batch, 0 if z is None else channels, length, call.along, u)
+    outputs = (
+        *(_flat(gy), gy.stride(), glast.float().contiguous().numpy()),
+        *(_flat(gu), gu.stride(), _flat(dense), dense.stride()),
+        *(x.numpy() for x in (gvalue, gweight, gA, gB, gC, gD, gbias)),
+        *(_flat(gz), gz.stride()),
+    )
+    if u.numel():
+        kernel = kernels().backward
+        _each(call.tasks, lambda t: kernel(t, *call.sizes, *call.inputs, *call.z, marks.numpy(), *outputs))
+    gdelta = dense if weight is None else gvalue.sum(0).transpose(2, 3)
+    return [
+        gu.to(u.dtype),
+        gdelta.to(delta.dtype),
+        u.new_empty(0) if weight is None else gweight.sum(0).to(weight.dtype),
+        gA.sum(0).to(A.dtype),
+        gB.sum(0).transpose(2, 3).to(B.dtype),
+        gC.sum(0).transpose(2, 3).to(C.dtype),
+        u.new_empty(0) if D is None else gD.sum(0).to(D.dtype),
+        u.new_empty(0) if bias is None else gbias.sum(0).to(bias.dtype),
+        u.new_empty(0) if z is None else gz.to(z.dtype),
+    ]

@@ -1,0 +1,74 @@
+"""Mamba's selective scan: checks its arguments and hands them to a backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from terralapse.layers.scan import operators, portable
+from terralapse.layers.scan.backends import choose
+from terralapse.layers.scan.checks import check_scan
+from terralapse.layers.scan.reference import selective_scan_reference
+
+
+def run(
+    u: Tensor,
+    delta: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    z: Tensor | None,
+    order: Tensor | None,
+    soft: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The operator `terralapse::scan`; it keeps states for a backward pass where one may come."""
+    inputs = (u, delta, weight, A, B, C, D, bias, z)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    y, last, _ = operators.scan(*inputs, order, soft, keep)
+    return y, last
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    z: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h_t = exp(dt_t A) h_(t-1) + dt_t B_t u_t;  y_t = C_t . h_t + D u_t, channel by channel, then y silu(z).
+
+    Args:
+        u, delta, z: [B, D, L], also as a view of [B, L, D] memory, which is then not copied; dt is delta +
+            delta_bias, through softplus if `delta_softplus`.
+        A: [D, N]; D, delta_bias: [D].
+        B, C: [B, G, N, L], each shared by D / G neighbouring channels.
+        return_last_state: also return the last state [B, D, N], in float32 (float64 if an input is).
+        backend: see `backends`.
+
+    Returns:
+        y [B, D, L] in the type of `u`, computed in float32 (float64 if an input is).
+
+    Raises:
+        ValueError: an argument's shape, type or device does not fit the others, or the backend cannot run.
+
+    Source: Gu and Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, arXiv:2312.00752.
+    """
+    check_scan(u, delta, A, B, C, {"D": D, "delta_bias": delta_bias}, z)
+    chosen = choose(backend, u, delta, A, B, C, D, delta_bias, z)
+    if chosen in ("cpu", "triton"):
+        y, last = run(u, delta, None, A, B, C, D, delta_bias, z, None, delta_softplus, chosen)
+    elif chosen == "portable":
+        y, last = portable.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, z)
+    else:
+        y, last = selective_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus, z, True)
+    return (y, last) if return_last_state else y
