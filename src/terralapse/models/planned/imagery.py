@@ -52,21 +52,6 @@ _CARDS = (
         limits=("Architectures and splits of the paper's baselines are not known.",),
     ),
     Card(
-        slug="cvmh-unet",
-        title=(
-            "Remote Sensing Image Segmentation Using Vision Mamba and Multi-Scale Multi-Frequency Feature "
-            "Fusion"
-        ),
-        task=Task.SEGMENTATION,
-        status=Status.PLANNED,
-        summary="A U-shaped hybrid of selective scan and convolution with frequency attention in its skips.",
-        year=2024,
-        paper="Remote Sensing 17(8), 1390 (2025)",
-        inputs=_rgb(size_multiple=32),
-        checkpoints="none",
-        limits=("No code or weights exist: only a reconstruction from the paper is possible.",),
-    ),
-    Card(
         slug="manet",
         title="MANet: Fine-Tuning Segment Anything Model for Multimodal Remote Sensing Semantic Segmentation",
         task=Task.SEGMENTATION,
