@@ -47,7 +47,7 @@ SIZES = {
     "b": Size(24, 192),
     "l": Size(36, 256),
     "h": Size(48, 320),
-    "eurosat-nano": Size(8, 96, image=64, patch=8, stride=4),
+    "eurosat-nano": Size(8, 96, image=64, patch=16, stride=8),
 }
 # Classes, and mean and standard deviation of the training images, of the three data sets of the paper.
 DATA_SETS = {
@@ -164,7 +164,7 @@ NANO = Card(
         code="Apache-2.0",
         data="EuroSAT: MIT; contains modified Copernicus Sentinel data 2015-2018",
     ),
-    parameters=596_746,
+    parameters=633_610,
     threshold=None,
     limits=(
         "It knows European land use in ten classes only, and every tile is called one of them.",
