@@ -127,24 +127,25 @@ def score_split(
     """
     if tile is not None and tile < 16:
         raise SettingError(f"tile {tile}", "is too small to be scored", "Give 16 pixels or more.")
+    task, classes = registry.card(slug).task, registry.card(slug).classes
+    if data in DATASETS:  # otherwise the catalogue says what it knows
+        theirs = DATASETS[data].task
+        if task is not theirs and not (task is Task.CHANGE and theirs is Task.SEMANTIC_CHANGE):
+            raise SettingError(
+                f"{slug} on {data}",
+                f"the task of the system is {task}, that of the data set {theirs}",
+                f"See `terralapse systems --task {theirs}`.",
+            )
     dataset = open_dataset(data, root, split, **reader_options(options or {}))
     if len(dataset) == 0:
         raise SettingError(dataset.title, "has no labelled samples", "Check the folder and the split.")
+    if task is DATASETS[data].task and task is not Task.CHANGE and classes not in ("", dataset.scheme.slug):
+        raise SettingError(
+            f"{slug} on {data}",
+            f"the classes of the system are {classes}, those of the labels {dataset.scheme.slug}",
+            f"Read the labels in the order of the system, where they can be: scheme={classes}.",
+        )
     system = registry.build(slug, **({} if weights is None else {"weights": weights})).to(device)
-    task: Task = system.card.task
-    theirs = DATASETS[data].task
-    if task is not theirs and not (task is Task.CHANGE and theirs is Task.SEMANTIC_CHANGE):
-        raise SettingError(
-            f"{slug} on {data}",
-            f"the task of the system is {task}, that of the data set {theirs}",
-            f"See `terralapse systems --task {theirs}`.",
-        )
-    if task is theirs and task is not Task.CHANGE and system.card.classes not in ("", dataset.scheme.slug):
-        raise SettingError(
-            f"{slug} on {data}",
-            f"the classes of the system are {system.card.classes}, those of the labels {dataset.scheme.slug}",
-            f"Read the labels in the order of the system, where they can be: scheme={system.card.classes}.",
-        )
     modes = {"whole": _mode(system, dataset, None, threshold, device, samples)}
     if tile is not None and task is not Task.CLASSIFICATION and _larger(dataset[0], tile):
         modes[f"tile{tile}"] = _mode(system, dataset, tile, threshold, device, samples)
