@@ -15,14 +15,22 @@ class ConvModule(nn.Module):
     """A convolution, a norm where there is one, and a ReLU where there is one; named as in OpenMMLab.
 
     Args:
-        norm: `batch`, `group` (32 groups), or None; a convolution before a norm has no bias.
+        norm: `batch`, `group` (32 groups), or None.
+        bias: of the convolution; None gives it one where no norm follows.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, norm: str | None = None, activation: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        norm: str | None = None,
+        activation: bool = True,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=norm is None)
+        bias = norm is None if bias is None else bias
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
         self.bn = nn.BatchNorm2d(outputs) if norm == "batch" else None
         self.gn = nn.GroupNorm(32, outputs) if norm == "group" else None
         self.activation = activation
