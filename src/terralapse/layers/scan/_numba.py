@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.extending import intrinsic as _typed_intrinsic
 
 STEPS = 64
-LANES = 16
+LANES = 32
 
 _LOG2E = np.float32(1.44269504088896341)
 _LN2_HIGH = np.float32(0.693359375)
@@ -161,40 +161,41 @@ def _load_narrow(tile, flat, start, by_row, by_position, order, first, steps, ro
 
 
 @_tile
-def _product(raw, value, weight, steps, rank):
-    """raw[t, d] = sum_r weight[r, d] value[t, r]."""
+def _product(raw, value, weight, bias, steps):
+    """raw[t, d] = bias[d] + sum_r weight[r, d] value[t, r], of a rank filled up with zeros to a multiple of 4."""
     padded = raw.shape[1]
     for t in range(steps):
+        v0, v1, v2, v3 = value[t, 0], value[t, 1], value[t, 2], value[t, 3]
         for d in range(padded):
-            raw[t, d] = _ZERO
-        r = 0
-        while r + 4 <= rank:
+            raw[t, d] = bias[d] + (
+                weight[0, d] * v0 + weight[1, d] * v1 + weight[2, d] * v2 + weight[3, d] * v3
+            )
+        for r in range(4, weight.shape[0], 4):
             v0, v1, v2, v3 = value[t, r], value[t, r + 1], value[t, r + 2], value[t, r + 3]
             for d in range(padded):
                 raw[t, d] += (
                     weight[r, d] * v0 + weight[r + 1, d] * v1 + weight[r + 2, d] * v2 + weight[r + 3, d] * v3
                 )
-            r += 4
-        while r < rank:
-            v0 = value[t, r]
-            for d in range(padded):
-                raw[t, d] += weight[r, d] * v0
-            r += 1
 
 
 @_tile
-def _step_sizes(raw, dt, bias, soft, steps):
-    """dt = softplus(raw + bias), or raw + bias; raw becomes raw + bias."""
-    padded = raw.shape[1]
+def _add_bias(raw, bias, steps):
     for t in range(steps):
-        for d in range(padded):
+        for d in range(raw.shape[1]):
             raw[t, d] += bias[d]
-        if soft:
-            for d in range(padded):
-                dt[t, d] = softplus(raw[t, d])
-        else:
-            for d in range(padded):
-                dt[t, d] = raw[t, d]
+
+
+@_tile
+def _step_sizes(raw, dt, soft, steps):
+    """dt = softplus(raw), or raw."""
+    count = steps * raw.shape[1]
+    source, target = raw.reshape(raw.size), dt.reshape(dt.size)
+    if soft:
+        for i in range(count):
+            target[i] = softplus(source[i])
+    else:
+        for i in range(count):
+            target[i] = source[i]
 
 
 @_tile
@@ -202,10 +203,14 @@ def _recur(dt, u, x, a, b, c, skip, h, y, steps):
     """The recurrence over one tile; h goes in and out, y is written, x is room for dt * u."""
     padded, states = dt.shape[1], a.shape[0]
     for t in range(steps):
+        bt, ct = b[t, 0], c[t, 0]
         for d in range(padded):
-            x[t, d] = dt[t, d] * u[t, d]
-            y[t, d] = skip[d] * u[t, d]
-        for n in range(states):
+            v = dt[t, d] * u[t, d]
+            s = exp(dt[t, d] * a[0, d]) * h[0, d] + v * bt
+            h[0, d] = s
+            x[t, d] = v
+            y[t, d] = skip[d] * u[t, d] + ct * s
+        for n in range(1, states):
             bt, ct = b[t, n], c[t, n]
             for d in range(padded):
                 s = exp(dt[t, d] * a[n, d]) * h[n, d] + x[t, d] * bt
@@ -249,7 +254,7 @@ def forward(
     ut, raw, dt = _zeros(STEPS, padded), _zeros(STEPS, padded), _zeros(STEPS, padded)
     x, yt, zt = _zeros(STEPS, padded), _zeros(STEPS, padded), _zeros(STEPS, padded)
     bt, ct = _zeros(STEPS, states), _zeros(STEPS, states)
-    value, w = _zeros(STEPS, rank), _zeros(rank, padded)
+    value, w = _zeros(STEPS, (rank + 3) // 4 * 4), _zeros((rank + 3) // 4 * 4, padded)
     a, h = _zeros(states, padded), _zeros(states, padded)
     skip, shift = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
     for k in range(paths):
@@ -268,11 +273,12 @@ def forward(
             if rank > 0:
                 start = item * delta_at[0] + k * delta_at[1]
                 _load_narrow(value, delta, start, delta_at[2], delta_at[3], line, t0, steps, rank)
-                _product(raw, value, w, steps, rank)
+                _product(raw, value, w, shift, steps)
             else:
                 start = item * delta_at[0] + (k * channels + first) * delta_at[2]
                 _load(raw, delta, start, delta_at[2], delta_at[3], line, t0, steps, width)
-            _step_sizes(raw, dt, shift, soft, steps)
+                _add_bias(raw, shift, steps)
+            _step_sizes(raw, dt, soft, steps)
             _load_narrow(bt, B, item * B_at[0] + narrow * B_at[1], B_at[2], B_at[3], line, t0, steps, states)
             _load_narrow(ct, C, item * C_at[0] + narrow * C_at[1], C_at[2], C_at[3], line, t0, steps, states)
             if marks.shape[0] > 0:
@@ -407,7 +413,13 @@ def backward(
         _zeros(STEPS, states),
         _zeros(STEPS, states),
     )
-    value, w, gv, gw = _zeros(STEPS, rank), _zeros(rank, padded), _zeros(STEPS, rank), _zeros(rank, padded)
+    filled = (rank + 3) // 4 * 4
+    value, w, gv, gw = (
+        _zeros(STEPS, filled),
+        _zeros(filled, padded),
+        _zeros(STEPS, rank),
+        _zeros(rank, padded),
+    )
     a, g, ga = _zeros(states, padded), _zeros(states, padded), _zeros(states, padded)
     decay = np.zeros((STEPS, states, padded), np.float32)
     h = np.zeros((STEPS + 1, states, padded), np.float32)
@@ -433,11 +445,12 @@ def backward(
             if rank > 0:
                 start = item * delta_at[0] + k * delta_at[1]
                 _load_narrow(value, delta, start, delta_at[2], delta_at[3], line, t0, steps, rank)
-                _product(raw, value, w, steps, rank)
+                _product(raw, value, w, shift, steps)
             else:
                 start = item * delta_at[0] + (k * channels + first) * delta_at[2]
                 _load(raw, delta, start, delta_at[2], delta_at[3], line, t0, steps, width)
-            _step_sizes(raw, dt, shift, soft, steps)
+                _add_bias(raw, shift, steps)
+            _step_sizes(raw, dt, soft, steps)
             _load_narrow(bt, B, item * B_at[0] + narrow * B_at[1], B_at[2], B_at[3], line, t0, steps, states)
             _load_narrow(ct, C, item * C_at[0] + narrow * C_at[1], C_at[2], C_at[3], line, t0, steps, states)
             _load(gyt, gy, item * gy_at[0] + first * gy_at[1], gy_at[1], gy_at[2], line, t0, steps, width)

@@ -16,8 +16,11 @@ from torch import Tensor
 STEPS = 64
 """Steps between two saved states: `_numba.STEPS`, which this file must not import before it is needed."""
 
-_WIDTH = 64
-"""Channels of a block: about so many, in whole vectors."""
+_WIDE, _NARROW, _VECTOR = 192, 32, 32
+"""Channels of the widest and the narrowest block; blocks are multiples of the last."""
+
+_BLOCKS_BACK = 4
+"""The number of threads that the blocks of the backward pass are made for."""
 
 
 @lru_cache(maxsize=1)
@@ -50,14 +53,15 @@ def _each(count: int, run: Callable[[int], None]) -> None:
         other.result()
 
 
-def block_of(share: int) -> int:
-    """Channels of a block, from the channels of a group: an even number of blocks of nearly equal width.
+def block_of(share: int, items: int, threads: int) -> int:
+    """Channels of a block, from those of a group: as wide as leaves every thread an equal number of blocks.
 
-    Independent of the number of threads, as the sums over channels of the backward pass follow the blocks.
+    `items` is the number of batch items times groups.
     """
-    pieces = max(1, round(share / _WIDTH))
-    pieces += pieces % 2 if pieces > 1 else 0
-    return -(-share // (16 * pieces)) * 16
+    pieces = -(-share // _WIDE)
+    while items * pieces % threads and share // (pieces + 1) >= _NARROW:
+        pieces += 1
+    return -(-share // (_VECTOR * pieces)) * _VECTOR
 
 
 def channels_last(x: Tensor) -> bool:
@@ -108,11 +112,12 @@ def _prepare(
     z: Tensor | None,
     order: Tensor | None,
     soft: bool,
+    threads: int,
 ) -> _Call:
     batch, channels, length = u.shape
     paths = 1 if order is None else order.shape[0]
     groups, states = B.shape[1] // paths, A.shape[1]
-    block = block_of(channels // groups)
+    block = block_of(channels // groups, batch * groups, threads)
     pieces = -(-(channels // groups) // block)
     u, delta, B, C = u.float(), delta.float(), B.float(), C.float()
     if order is not None and not channels_last(u):
@@ -165,7 +170,8 @@ def forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y [B, D, L], the last state [B, K * D, N] and, if `keep`, states [B, K, tiles, N, D] for `backward`."""
-    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft)
+    threads = torch.get_num_threads()
+    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft, threads)
     batch, channels, length = u.shape
     paths, states = call.sizes[1], A.shape[1]
     y = empty_like_layout(batch, channels, length, call.along, u)
@@ -195,7 +201,8 @@ def backward(
     glast: Tensor,
 ) -> list[Tensor]:
     """Gradients of u, delta, weight, A, B, C, D, bias and z; an empty tensor for what is absent."""
-    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft)
+    # Sums over channels follow the blocks, so here these must not depend on the number of threads.
+    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft, _BLOCKS_BACK)
     batch, channels, length = u.shape
     _, paths, groups, _, states, rank, *_ = call.sizes
     gy = gy.float()
