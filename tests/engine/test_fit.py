@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import io
 import json
+import subprocess
 import sys
 import zipfile
 
@@ -113,6 +114,36 @@ def test_a_run_that_was_cut_off_ends_where_it_would_have(data, tmp_path, monkeyp
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "parts")]
     kept = [[(e["epoch"], e["loss"], e["scores"]) for e in map(json.loads, log)] for log in logs]
     assert kept[0] == kept[1]
+
+
+@pytest.mark.slow
+def test_two_processes_see_each_sample_once_and_agree(data, tmp_path):
+    """Through the command line, which Lightning starts again for the second process."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "model: lapsenet/rgb\ndata: change-mix\nepochs: 2\nsamples: 16\nbatch: 4\nsize: 64\nwarmup: 2\n"
+        "ema: 0.5\nprecision: 32-true\naccelerator: cpu\ndevices: 2\n"
+    )
+    command = [sys.executable, "-m", "terralapse", "train", str(recipe), "--data", str(data)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out"), "--json"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    counted = json.loads(lines[0])["scores"]["binary"]
+    assert sum(counted[k] for k in ("tp", "fp", "fn", "tn")) == 2 * 256 * 256  # both tiles, once
+    assert json.loads(done.stdout)["validation"]["binary"]["f1"] >= 0
+
+
+def test_samples_of_several_processes_are_those_of_one():
+    from terralapse.engine._lightning import EpochSampler
+
+    parts = [EpochSampler(10, rank, 3) for rank in range(3)]
+    for part in parts:
+        part.set_epoch(2)
+    assert sorted(n for part in parts for n in part) == list(range(20, 29))
+    assert {len(part) for part in parts} == {3}
 
 
 def test_training_without_the_extra_says_what_to_install(data, tmp_path, monkeypatch):

@@ -46,6 +46,19 @@ class EpochSampler(Sampler[int]):
         return self.samples // self.replicas
 
 
+class Share(Sampler[int]):
+    """Every replicas-th sample of a validation split, so that each is counted once over all processes."""
+
+    def __init__(self, length: int, rank: int, replicas: int) -> None:
+        self.numbers = range(rank, length, replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
 class KeepLast(L.Callback):
     """Writes what a run needs to go on after every epoch; a kill while it writes leaves the one before."""
 
@@ -71,6 +84,8 @@ class Training(L.LightningModule):
             if recipe.ema
             else None
         )
+        if self.average is not None:
+            self.average.requires_grad_(False)  # it is no part of what several processes have to reduce
         self.measure = measure_for(system.card.task, source.classes)
         self.best = -2.0
         self._losses: list[dict[str, float]] = []
@@ -117,7 +132,7 @@ class Training(L.LightningModule):
             f"loss_{name}" if name != "total" else "loss": float(np.mean([p[name] for p in self._losses]))
             for name in (self._losses[0] if self._losses else ())
         }
-        self.log_dict({self.measure.monitor: main, **mean}, sync_dist=False)
+        self.log_dict({self.measure.monitor: main, **mean}, sync_dist=self.trainer.world_size > 1)
         if not self.trainer.is_global_zero:
             return
         if main > self.best:
@@ -174,7 +189,10 @@ class Training(L.LightningModule):
 
 
 def run(recipe: Recipe, system: NetworkSystem, source: Sources, out: Path, resume: bool) -> Path:
-    """Trains for `recipe.epochs` and returns the path of the best weights."""
+    """Trains for `recipe.epochs` and returns the path of the best weights.
+
+    With several devices every process comes here; all but the first end with the training.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
@@ -185,6 +203,8 @@ def run(recipe: Recipe, system: NetworkSystem, source: Sources, out: Path, resum
     trainer = L.Trainer(
         accelerator=recipe.accelerator,
         devices=recipe.devices,
+        # Published networks have parameters that no forward pass uses.
+        strategy="ddp_find_unused_parameters_true" if recipe.devices > 1 else "auto",
         max_epochs=recipe.epochs,
         precision=recipe.precision,  # pyright: ignore[reportArgumentType]
         gradient_clip_val=recipe.clip or None,
@@ -202,7 +222,12 @@ def run(recipe: Recipe, system: NetworkSystem, source: Sources, out: Path, resum
     train_loader = DataLoader(
         source.train, recipe.batch, sampler=sampler, drop_last=True, num_workers=recipe.workers
     )
-    val_loader = DataLoader(source.val, batch_size=recipe.val_batch, num_workers=recipe.workers)
+    share = Share(len(source.val), trainer.global_rank, trainer.world_size)  # pyright: ignore[reportArgumentType]
+    val_loader = DataLoader(
+        source.val, batch_size=recipe.val_batch, sampler=share, num_workers=recipe.workers
+    )
     last = out / "last.ckpt"
     trainer.fit(training, train_loader, val_loader, ckpt_path=str(last) if resume and last.exists() else None)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
     return out / "best.safetensors"

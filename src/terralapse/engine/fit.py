@@ -122,7 +122,7 @@ def seal(system: NetworkSystem, best: Path, source: Sources, batch: int = 1) -> 
         for batched in DataLoader(source.val, batch_size=batch):
             measure.update(system.forward(system.normalise(batched["images"], None, source.state)), batched)
     found |= {
-        "validation": measure.compute(),
+        "validation": measure.scores(measure.counts()),
         "state": source.state,
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
