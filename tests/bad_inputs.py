@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -228,6 +229,51 @@ def no_such_precision(d: Path) -> list[str]:
     return [good(d), image(d, "b.tif"), "--precision", "int4"]
 
 
+def _nano_weights(d: Path, change: Callable[[dict[str, Any]], None], system: str = "bcd-nano") -> list[str]:
+    """Arguments with weights of a small network in which something was changed."""
+    from safetensors.torch import save_file
+
+    from terralapse import registry
+
+    network = registry.build(f"changemamba/{system}", untrained=True).network
+    tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
+    change(tensors)
+    save_file(tensors, d / "nano.safetensors")
+    chosen = ["--model", "changemamba/bcd-nano", "--weights", str(d / "nano.safetensors")]
+    return [good(d), image(d, "b.tif"), *chosen]
+
+
+def weights_of_another_system(d: Path) -> list[str]:
+    return _nano_weights(d, lambda _: None, "bda-nano")
+
+
+def a_tensor_missing(d: Path) -> list[str]:
+    return _nano_weights(d, lambda tensors: tensors.pop("main_clf.bias"))
+
+
+def a_tensor_too_many(d: Path) -> list[str]:
+    return _nano_weights(d, lambda tensors: tensors.update(extra=tensors["main_clf.bias"].clone()))
+
+
+def weights_of_another_size(d: Path) -> list[str]:
+    weight = "encoder.layers.0.blocks.0.norm.weight"
+    return _nano_weights(d, lambda tensors: tensors.update({weight: tensors[weight].repeat(4)}))
+
+
+def weights_for_no_system(d: Path) -> list[str]:
+    (d / "w.safetensors").touch()
+    return [good(d), image(d, "b.tif"), "--weights", str(d / "w.safetensors")]
+
+
+def weights_not_there(d: Path) -> list[str]:
+    chosen = ["--model", "changemamba/bcd-nano", "--weights", str(d / "nowhere.safetensors")]
+    return [good(d), image(d, "b.tif"), *chosen]
+
+
+def a_network_without_weights(d: Path) -> list[str]:
+    return [good(d), image(d, "b.tif"), "--model", "changemamba/bcd-tiny"]
+
+
 def network_scheme(d: Path) -> list[str]:
     return ["/vsicurl/http://127.0.0.1:9/secret.tif", good(d)]
 
@@ -281,6 +327,29 @@ CASES = [
     ),
     BadInput("Weights with a pickle payload", pickled_weights, E.UnsafeWeightsError, ("weights.pth",)),
     BadInput("Pickled weights in place of a model", weights_alone, E.TerralapseError, ("weights.pth",)),
+    BadInput(
+        "Weights of another system",
+        weights_of_another_system,
+        E.WeightsMismatchError,
+        ("nano.safetensors", "MambaBCD", "missing"),
+    ),
+    BadInput(
+        "Weights without one tensor", a_tensor_missing, E.WeightsMismatchError, ("1 missing: main_clf.bias",)
+    ),
+    BadInput(
+        "Weights with a tensor too many", a_tensor_too_many, E.WeightsMismatchError, ("1 unknown: extra",)
+    ),
+    BadInput(
+        "Weights of another size", weights_of_another_size, E.WeightsMismatchError, ("1 of another shape",)
+    ),
+    BadInput("Weights that are not there", weights_not_there, E.FileMissingError, ("nowhere.safetensors",)),
+    BadInput("Weights for no system", weights_for_no_system, E.SettingError, ("--model",)),
+    BadInput(
+        "A network whose weights do not ship",
+        a_network_without_weights,
+        E.SystemNotReadyError,
+        ("changemamba/bcd-tiny", "--weights", "MambaBCD_Tiny"),
+    ),
     BadInput("A model that does not exist", unknown_model, E.UnknownSystemError, ("irmad", "ir-mad")),
     BadInput("Code in place of a model", code_as_model, E.UnknownSystemError, ("__import__",)),
     BadInput("A planned model", planned_model, E.SystemNotReadyError, ("cfnet", "planned")),

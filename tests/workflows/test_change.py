@@ -209,3 +209,29 @@ def test_the_name_of_a_run_follows_from_what_it_is() -> None:
     assert run_id({"a": 1}, "cva", base) == run_id({"a": 1}, "cva", ChangeSettings())
     others = [({"a": 2}, "cva", base), ({"a": 1}, "ir-mad", base), ({"a": 1}, "cva", ChangeSettings(seed=1))]
     assert run_id({"a": 1}, "cva", base) not in {run_id(*other) for other in others}
+
+
+@pytest.mark.parametrize("slug", ["changemamba/bcd-nano", "changemamba/bda-nano"])
+def test_a_network_that_sees_whole_tiles_runs_on_a_scene_with_given_weights(
+    pair: tuple[Path, Path], tmp_path: Path, slug: str
+) -> None:
+    """Tiles of such a network are blended; what a system knows beyond change is said to be left out."""
+    import torch
+    from safetensors.torch import save_file
+
+    from terralapse import registry
+
+    torch.manual_seed(0)
+    network = registry.build(slug, untrained=True).network
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "w.safetensors")
+    done = terralapse.change(
+        *pair, tmp_path / "out", model=slug, weights=tmp_path / "w.safetensors", tile=192, coregister=False
+    )
+    run = json.loads((done.folder / "run.json").read_text())
+    assert "blend" in json.dumps(run)
+    with rasterio.open(done.folder / "prob.tif") as prob, rasterio.open(done.folder / "valid.tif") as valid:
+        known = valid.read(1) == Reason.VALID
+        assert known.mean() > 0.8
+        assert np.isfinite(prob.read(1)[known]).all()
+    said = [w for w in map(str, done.warnings) if "damaged buildings" in w]
+    assert bool(said) == (slug == "changemamba/bda-nano")

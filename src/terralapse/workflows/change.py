@@ -185,6 +185,7 @@ def _run(
         lap("open")
         choice = choose.choose(first, second) if settings.model == "auto" else _named(settings.model)
         say(choice.why)
+        detector = _build(choice, settings)  # wrong weights fail now, not after the alignment
         pair = _align(first, second, choice, settings)
         say(pair.report.verdict)
         if settings.zones is not None:
@@ -193,7 +194,6 @@ def _run(
         warnings = [n for n in pair.notes if n.level == "warning"]
         warnings += choose.misfits(choice.card.inputs, first.info, second.info, pair.report.resolution_m)
         warnings += _partial(choice.card)
-        detector = _build(choice, settings)
         result = predict_scene(
             detector,
             pair,
