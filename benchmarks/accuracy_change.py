@@ -33,6 +33,7 @@ from terralapse.data.pairs import ChangeSet, Labelled
 from terralapse.data.taizhou import Taizhou
 from terralapse.engine.evaluate import ScoreReport, score
 from terralapse.engine.scene import predict_scene
+from terralapse.errors import SystemNotReadyError
 from terralapse.grid.align import align
 from terralapse.grid.open import open_scene
 from terralapse.sensors import Unit
@@ -41,7 +42,16 @@ from terralapse.tasks.metrics import binary_scores, paired_bootstrap
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = "difference"
 SAMPLES = 2000
-ORDER = ("lapsenet/rgb", "lapsenet/s2", "ir-mad", "cva", "rcva", "pca-kmeans", "difference")
+ORDER = (
+    "lapsenet/rgb",
+    "lapsenet/s2",
+    "changemamba/bcd-nano",
+    "ir-mad",
+    "cva",
+    "rcva",
+    "pca-kmeans",
+    "difference",
+)
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,18 @@ def detectors(only: list[str] | None) -> list[Card]:
     found = [
         c for c in registry.cards() if c.task is Task.CHANGE and c.status in (Status.RUNS, Status.REPRODUCED)
     ]
-    found = [c for c in found if only is None or c.slug in only]
+    found = [c for c in found if (only is None or c.slug in only) and ready(c.slug)]
     rank = {slug: i for i, slug in enumerate(ORDER)}
     return sorted(found, key=lambda c: (rank.get(c.slug, len(rank)), c.slug))
+
+
+def ready(slug: str) -> bool:
+    """Whether a detector runs without a file of weights of the user."""
+    try:
+        registry.build(slug)
+    except SystemNotReadyError:
+        return False
+    return True
 
 
 def fits(card: Card, dataset: ChangeSet) -> bool:
