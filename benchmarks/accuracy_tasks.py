@@ -111,9 +111,9 @@ INTRODUCTION = """# Scores of other tasks
 
 Made by `python benchmarks/accuracy_tasks.py` on {date} with terralapse {version} and torch {torch} on
 {machine}. Do not edit: run it again. The counts behind every number are in
-`benchmarks/results/accuracy_tasks.json`; the protocols are those of [Training and scoring](training.md). Weights
-are half precision, as they ship. Scores are percent; a * marks 0/0, printed as 0. Intervals hold 95 % of 2,000
-bootstrap draws of the images. Speed is on one thread of a CPU.
+`benchmarks/results/accuracy_tasks.json`; the protocols are those of [Training and scoring](training.md).
+Weights are half precision, as they ship. Scores are percent; a * marks 0/0, printed as 0. Intervals hold
+95 % of 2,000 bootstrap draws of the images. Speed is on one thread of a CPU.
 """
 
 
