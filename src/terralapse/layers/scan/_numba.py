@@ -162,7 +162,7 @@ def _load_narrow(tile, flat, start, by_row, by_position, order, first, steps, ro
 
 @_tile
 def _product(raw, value, weight, bias, steps):
-    """raw[t, d] = bias[d] + sum_r weight[r, d] value[t, r], of a rank filled up with zeros to a multiple of 4."""
+    """raw[t, d] = bias[d] + sum_r weight[r, d] value[t, r]; R is filled up to a multiple of 4."""
     padded = raw.shape[1]
     for t in range(steps):
         v0, v1, v2, v3 = value[t, 0], value[t, 1], value[t, 2], value[t, 3]

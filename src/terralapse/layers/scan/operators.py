@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from terralapse.layers.scan import cpu
+from terralapse.layers.scan import cpu, gpu
 
 
 @torch.library.custom_op("terralapse::scan", mutates_args=(), device_types="cpu")
@@ -50,7 +50,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, length = u.shape
     paths, states = (1 if order is None else order.shape[0]), A.shape[1]
-    along = order is not None or cpu.channels_last(u)
+    along = order is not None or u.device.type == "cuda" or cpu.channels_last(u)
     y = cpu.empty_like_layout(batch, channels, length, along, u).to(u.dtype)
     last = A.new_empty(batch, paths * channels, states, dtype=torch.float32)
     tiles = (length + cpu.STEPS - 1) // cpu.STEPS
@@ -96,7 +96,7 @@ def _(
     gy: Tensor,
     glast: Tensor,
 ) -> list[Tensor]:
-    along = order is not None or cpu.channels_last(u)
+    along = order is not None or u.device.type == "cuda" or cpu.channels_last(u)
 
     def wide(x: Tensor | None) -> Tensor:
         if x is None:
@@ -142,4 +142,6 @@ def _backward(ctx: Any, gy: Tensor, glast: Tensor, _: Any) -> tuple[Tensor | Non
     return *(None if x is None else g for x, g in zip(present, found, strict=True)), None, None, None
 
 
+scan.register_kernel("cuda")(gpu.forward)
+scan_backward.register_kernel("cuda")(gpu.backward)
 scan.register_autograd(_backward, setup_context=_save)

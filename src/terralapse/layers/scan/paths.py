@@ -126,11 +126,9 @@ def path_scan(
     chosen = choose(backend, u, value, weight, A, B, C, D, delta_bias)
     order, inverse = paths.order.to(u.device), paths.inverse.to(u.device)
     if chosen in ("cpu", "triton"):
-        return run(u, value, weight, A, B, C, D, delta_bias, None, order, delta_softplus, chosen)[0]
+        return run(u, value, weight, A, B, C, D, delta_bias, None, order, delta_softplus)[0]
     if chosen == "portable":
         return portable.path_scan(u, value, weight, A, B, C, D, delta_bias, delta_softplus, order, inverse)
-    if chosen == "mamba-ssm":
-        raise ValueError("backend 'mamba-ssm' knows no paths; expected another one for path_scan")
     return _by_gathering(u, value, weight, A, B, C, D, delta_bias, delta_softplus, order, inverse)
 
 

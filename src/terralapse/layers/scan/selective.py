@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,6 @@ def run(
     z: Tensor | None,
     order: Tensor | None,
     soft: bool,
-    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """The operator `terralapse::scan`; it keeps states for a backward pass where one may come."""
     inputs = (u, delta, weight, A, B, C, D, bias, z)
@@ -64,11 +65,36 @@ def selective_scan(
     Source: Gu and Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, arXiv:2312.00752.
     """
     check_scan(u, delta, A, B, C, {"D": D, "delta_bias": delta_bias}, z)
-    chosen = choose(backend, u, delta, A, B, C, D, delta_bias, z)
+    chosen = choose(backend, u, delta, A, B, C, D, delta_bias, z, states=A.shape[1])
     if chosen in ("cpu", "triton"):
-        y, last = run(u, delta, None, A, B, C, D, delta_bias, z, None, delta_softplus, chosen)
+        y, last = run(u, delta, None, A, B, C, D, delta_bias, z, None, delta_softplus)
     elif chosen == "portable":
         y, last = portable.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, z)
+    elif chosen == "mamba-ssm":
+        y, last = _by_mamba(u, delta, A, B, C, D, delta_bias, delta_softplus, z)
     else:
         y, last = selective_scan_reference(u, delta, A, B, C, D, delta_bias, delta_softplus, z, True)
     return (y, last) if return_last_state else y
+
+
+def _by_mamba(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    soft: bool,
+    z: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The kernel of the package mamba-ssm, which wants one type for what has steps and float32 for the rest."""
+    kernel = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    wide = [None if x is None else x.to(u.dtype).contiguous() for x in (u, delta, B, C, z)]
+    plain = [None if x is None else x.float().contiguous() for x in (A, D, bias)]
+    y, last = kernel(
+        *(wide[0], wide[1], plain[0], wide[2], wide[3], plain[1], wide[4], plain[2]),
+        delta_softplus=soft,
+        return_last_state=True,
+    )
+    return y, last
