@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import nn
 
 from terralapse import registry
 from terralapse.errors import SettingError, SystemNotReadyError, WeightsMismatchError
+from terralapse.layers.mask_rcnn import MaskRCNN
+from terralapse.layers.upernet import UPerHead
 from terralapse.models.pretraining import dynamicvis as d
 from terralapse.models.pretraining.dynamicvis import Size
 
@@ -19,8 +22,10 @@ TINY = Size((8, 8, 16, 16), (1, 1, 1, 1))
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both sizes are tiny."""
+    """Both sizes are tiny, and the heavier heads narrow."""
     monkeypatch.setattr(d, "SIZES", {"b": TINY, "l": TINY})
+    monkeypatch.setattr(d, "UPerHead", partial(UPerHead, channels=32))
+    monkeypatch.setattr(d, "MaskRCNN", partial(MaskRCNN, width=32, samples=6, proposals=6))
     torch.manual_seed(0)
 
 
@@ -85,6 +90,32 @@ def test_images_of_any_size(shape: tuple[int, int]) -> None:
     changed = build("cd-b").forward(torch.randn(2, 2, 3, *shape))
     assert changed.logits.shape == (2, *shape)
     assert all(x.isfinite().all() for x in (features.embedding, segmented.logits, changed.logits))
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("slug", ["det-b", "ins-b"])
+def test_objects_on_images_of_any_size(slug: str) -> None:
+    system = build(slug, classes=2)
+    images = torch.randn(2, 1, 3, 33, 40)
+    output = system.forward(images)
+    with torch.no_grad():
+        found = output.detections()
+    assert len(found) == 2
+    for one in found:
+        assert one.boxes.shape == (len(one.scores), 4)
+        assert bool((one.boxes[:, 0::2] <= 40).all())
+        assert bool((one.boxes[:, 1::2] <= 33).all())
+        assert (one.masks is None) == (slug == "det-b")
+    target = {
+        "boxes": torch.tensor([[0, 2, 2, 20, 25], [1, 10, 5, 39, 30.0]]),
+        "label": torch.tensor([0, 1]),
+        "masks": torch.ones(2, 33, 40, dtype=torch.bool),
+    }
+    losses = system.loss(output, target)
+    losses["total"].backward()
+    assert all(v.isfinite() for v in losses.values())
+    parts = sum(v for k, v in losses.items() if k != "total")
+    assert losses["total"].item() == pytest.approx(parts.item(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -169,7 +200,7 @@ def test_a_checkpoint_of_mmengine_loads_strictly_and_its_table_is_resized(tmp_pa
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("slug", ["b", "cls-b", "seg-b", "cd-b"])
+@pytest.mark.parametrize("slug", ["b", "cls-b", "seg-b", "cd-b", "det-b", "ins-b"])
 def test_networks_start_from_a_pretraining(slug: str) -> None:
     source = build("b").network.state_dict()
     started = build(slug, size=96, classes=4) if slug != "cd-b" else build(slug, size=96)
@@ -179,7 +210,7 @@ def test_networks_start_from_a_pretraining(slug: str) -> None:
     name = "backbone.layers.2.1.0.spatial_mamba_mixer.mamba_layer.in_proj.weight"
     assert torch.equal(found[name], source[name])
     assert all(torch.equal(found[k], v) for k, v in head.items())
-    if slug in ("seg-b", "cd-b"):
+    if slug not in ("b", "cls-b"):
         ours, theirs = (f"{n}.fpn_convs.3.conv.weight" for n in ("neck", "pre_neck"))
         assert torch.equal(found[ours], source[theirs])
     with pytest.raises(WeightsMismatchError, match="missing"):

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Task
 from terralapse.errors import SettingError
+from terralapse.layers.fcos import FCOSHead, LevelOutput
 from terralapse.layers.fpn import FPN, ConvModule
+from terralapse.layers.mask_rcnn import MaskRCNN
 from terralapse.layers.position import resize_position
 from terralapse.layers.regions import RegionExtractor
 from terralapse.layers.token_routing import RoutedMamba, Routing
@@ -32,6 +34,7 @@ from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeOutput
 from terralapse.tasks.classification import ClassificationOutput
+from terralapse.tasks.detection import DetectionOutput, Detections
 from terralapse.tasks.dice import dice_loss
 from terralapse.tasks.label_smoothing import smoothed_cross_entropy
 from terralapse.tasks.losses import cross_entropy
@@ -168,6 +171,34 @@ class Segmenter(_Network):
         return self.decode_head(levels), self.auxiliary_head(levels[2])
 
 
+class Detector(_Network):
+    """Pyramid of five levels and FCOS."""
+
+    def __init__(self, size: Size, side: int, routing: Routing | None, classes: int) -> None:
+        super().__init__()
+        self.backbone = _backbone(size, side, routing)
+        self.neck = FPN(size.widths)
+        self.bbox_head = FCOSHead(classes)
+
+    def forward(self, images: Tensor) -> list[LevelOutput]:
+        """Normalised images [B, 3, H, W] to what each level says."""
+        return self.bbox_head(self.neck(self.backbone(images)))
+
+
+class InstanceSegmenter(_Network):
+    """Pyramid of five levels and Mask R-CNN."""
+
+    def __init__(self, size: Size, side: int, routing: Routing | None, classes: int) -> None:
+        super().__init__()
+        self.backbone = _backbone(size, side, routing)
+        self.neck = FPN(size.widths)
+        self.roi_head = MaskRCNN(classes)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [B, 3, H, W] to the levels of the pyramid."""
+        return self.neck(self.backbone(images))
+
+
 # --- two images ----------------------------------------------------------------------------------------
 class UpStep(nn.Module):
     """A coarse map magnified to a finer one and narrowed, joined with it, and two convolutions."""
@@ -300,6 +331,42 @@ class SegmentationSystem(_System):
         return {"total": main + 0.4 * auxiliary, "main": main, "auxiliary": auxiliary}
 
 
+class DetectionSystem(_System):
+    """Boxes by FCOS; a target has `boxes` float [N, 5] (image, x1, y1, x2, y2 in pixels) and `label` [N]."""
+
+    network: Detector
+
+    def forward(self, images: Tensor) -> DetectionOutput:
+        """See `NetworkSystem.forward`."""
+        raw, size = self.network(self.padded(images)[:, 0]), _size(images)
+        return DetectionOutput(
+            raw, lambda: [Detections(*x) for x in self.network.bbox_head.detect(raw, size)]
+        )
+
+    def loss(self, output: DetectionOutput, target: Target) -> dict[str, Tensor]:
+        return self.network.bbox_head.losses(output.raw, target["boxes"], target["label"])
+
+
+class InstanceSystem(_System):
+    """Boxes and masks by Mask R-CNN; a target has `boxes`, `label` and `masks` bool [N, H, W]."""
+
+    network: InstanceSegmenter
+
+    def forward(self, images: Tensor) -> DetectionOutput:
+        """See `NetworkSystem.forward`."""
+        levels, size = self.network(self.padded(images)[:, 0]), _size(images)
+        return DetectionOutput(
+            (levels, size), lambda: [Detections(*x) for x in self.network.roi_head.detect(levels, size)]
+        )
+
+    def loss(self, output: DetectionOutput, target: Target) -> dict[str, Tensor]:
+        return self.network.roi_head.losses(*output.raw, target["boxes"], target["label"], target["masks"])
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
 class ChangeSystem(_System, NetworkDetector):
     """Change from the first to the second date."""
 
@@ -331,6 +398,7 @@ NO_NAMES = (
     "The names inside the authors' files for this head were not established: only the backbone and the "
     "pyramid of a pre-training file load, as a start for training."
 )
+NO_DATA = "No reader of boxes and no score of detection comes with it: it is trained from Python."
 QUIRKS = (
     "The chosen tokens enter the mixer in the order of their scores, not of the raster.",
     "Updates are weighed by a softmax over all tokens, about 1/tokens each, which is not renormalised.",
@@ -352,6 +420,12 @@ KINDS: dict[str, tuple[Task, str, tuple[str, ...]]] = {
     ),
     "cls": (Task.CLASSIFICATION, "Scene classification on the backbone of DynamicVis", (NO_NAMES,)),
     "seg": (Task.SEGMENTATION, "Roads or buildings by UPerNet on the backbone of DynamicVis", (NO_NAMES,)),
+    "det": (Task.DETECTION, "Boxes by FCOS on the backbone of DynamicVis", (NO_NAMES, NO_DATA)),
+    "ins": (
+        Task.DETECTION,
+        "Boxes and masks by Mask R-CNN on the backbone of DynamicVis",
+        (NO_NAMES, NO_DATA),
+    ),
     "cd": (Task.CHANGE, "Change between two dates on the backbone of DynamicVis", (ORDER, NO_NAMES)),
 }
 
@@ -397,6 +471,10 @@ PARAMETERS = {
     ("cls", "l"): 91_275_038,
     ("seg", "b"): 72_847_684,
     ("seg", "l"): 129_040_132,
+    ("det", "b"): 48_932_683,
+    ("det", "l"): 105_125_131,
+    ("ins", "b"): 65_110_631,
+    ("ins", "l"): 121_303_079,
     ("cd", "b"): 52_857_154,
     ("cd", "l"): 109_049_602,
 }
@@ -471,6 +549,10 @@ def _system(card: Card, kind: str, size: Size, side: int, routing: Routing, clas
             return ClassificationSystem(card, SceneClassifier(size, side, routing, classes or 30))
         case "seg":
             return SegmentationSystem(card, Segmenter(size, side, routing, classes or 2))
+        case "det":
+            return DetectionSystem(card, Detector(size, side, routing, classes or 1))
+        case "ins":
+            return InstanceSystem(card, InstanceSegmenter(size, side, routing, classes or 1))
         case "cd":
             return ChangeSystem(card, ChangeNetwork(size, side, routing))
         case _:
