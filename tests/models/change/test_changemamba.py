@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -284,6 +285,28 @@ def test_it_compiles() -> None:
     with torch.no_grad():
         wanted = network(*dates)
         assert relative(torch.compile(network, backend="aot_eager")(*dates), wanted) < 1e-5
+
+
+@pytest.mark.slow
+def test_it_runs_in_onnx(tmp_path: Path) -> None:
+    """One stage, fixed sides, any number of pairs; the plain scan is unrolled, so the graph is large."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    network = lively(MambaBCD((8,), (1,), 0.0, 8))
+    dates = normal(2, 3, 8, 12), normal(2, 3, 8, 12, seed=1)
+    batch = {0: torch.export.Dim("batch", min=1, max=16)}
+    program = torch.onnx.export(
+        network, dates, dynamo=True, dynamic_shapes=(batch, batch), optimize=False, verbose=False
+    )
+    assert program is not None
+    program.save(tmp_path / "network.onnx")
+    session = runtime.InferenceSession(tmp_path / "network.onnx")
+    for pairs in (1, 3):
+        fresh = [normal(pairs, 3, 8, 12, seed=s) for s in (5, 6)]
+        named = {i.name: x.numpy() for i, x in zip(session.get_inputs(), fresh, strict=True)}
+        with torch.no_grad():
+            wanted = network(*fresh)
+        assert np.abs(session.run(None, named)[0] - wanted.numpy()).max() < 1e-4
 
 
 # --- losses ----------------------------------------------------------------------------------------------

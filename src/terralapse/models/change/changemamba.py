@@ -288,13 +288,13 @@ class ChangeDecoder(nn.Module):
     def _fused(self, level: int, before: Tensor, after: Tensor) -> Tensor:
         stacked, mixed, beside = (self.get_submodule(f"st_block_{level}{i}") for i in (1, 2, 3))
         crossed = mixed(interleave(before, after))
-        left, right = beside(torch.cat([before, after], dim=3)).chunk(2, dim=3)
+        wide, seam = beside(torch.cat([before, after], dim=3)), before.shape[3]
         parts = [
             stacked(torch.cat([before, after], dim=1)),
             crossed[..., ::2],
             crossed[..., 1::2],
-            left,
-            right,
+            wide[..., :seam],
+            wide[..., seam:],
         ]
         return self.get_submodule(f"fuse_layer_{level}")(torch.cat(parts, dim=1))
 
