@@ -57,14 +57,16 @@ def cross_paths(height: int, width: int) -> Paths:
 
     Sides may be symbols of `torch.export`: the tables are then computed inside the exported program.
     """
-    position = torch.arange(height * width, device="cpu")  # whatever device a network is being built on
-    columns = position % height * width + position // height
-    step = position % width * height + position // width
+    y, x = (
+        torch.arange(height, device="cpu"),
+        torch.arange(width, device="cpu"),
+    )  # whatever the default device
+    rows = (y[:, None] * width + x).reshape(-1)
+    columns = (x[:, None] + y * width).reshape(-1)
+    step = (x * height + y[:, None]).reshape(-1)
     last = height * width - 1
-    return Paths(
-        torch.stack([position, columns, last - position, columns.flip(0)]),
-        torch.stack([position, step, last - position, last - step]),
-    )
+    order = torch.stack([rows, columns, last - rows, last - columns])
+    return Paths(order, torch.stack([rows, step, last - rows, last - step]))
 
 
 @path_table

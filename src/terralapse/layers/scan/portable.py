@@ -34,7 +34,11 @@ def _combine(a: Tensor, b: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     if levels == 0:
         return a, b
     length = a.shape[0]
-    short = (-length) % _BLOCK
+    if isinstance(length, torch.SymInt):
+        # Three blocks at least: where a size, or a size less one, may be 1, export would fix it.
+        short = 3 * _BLOCK - length % _BLOCK
+    else:
+        short = -length % _BLOCK
     a = torch.cat([a, a.new_ones(short, *a.shape[1:])]).unflatten(0, (-1, _BLOCK))
     b = torch.cat([b, b.new_zeros(short, *b.shape[1:])]).unflatten(0, (-1, _BLOCK))
     gains, values = [a[:, 0]], [b[:, 0]]

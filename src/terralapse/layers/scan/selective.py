@@ -88,7 +88,7 @@ def _by_mamba(
     soft: bool,
     z: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The kernel of the package mamba-ssm, which wants one type for what has steps and float32 for the rest."""
+    """The kernel of the package mamba-ssm, which wants one type for what has steps, else float32."""
     kernel = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     wide = [None if x is None else x.to(u.dtype).contiguous() for x in (u, delta, B, C, z)]
     plain = [None if x is None else x.float().contiguous() for x in (A, D, bias)]
