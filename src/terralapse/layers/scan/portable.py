@@ -17,7 +17,7 @@ _BLOCK = 16
 _LEVELS_TRACED = 5
 """Levels when the length is a symbol: enough for 16^5 = 1,048,576 steps."""
 _SLAB = 2**20
-"""States that are held at once where the length is known and no gradient is wanted; 4 MiB in float32."""
+"""The most states that are held at once where the length is known; 4 MiB in float32."""
 
 
 def _levels(length: int | torch.SymInt) -> int:
@@ -34,11 +34,8 @@ def _combine(a: Tensor, b: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     if levels == 0:
         return a, b
     length = a.shape[0]
-    if isinstance(length, torch.SymInt):
-        # Three blocks at least: where a size, or a size less one, may be 1, export would fix it.
-        short = 3 * _BLOCK - length % _BLOCK
-    else:
-        short = -length % _BLOCK
+    # For a symbol three blocks at least: where a size, or a size less one, may be 1, export would fix it.
+    short = 3 * _BLOCK - length % _BLOCK if isinstance(length, torch.SymInt) else -length % _BLOCK
     a = torch.cat([a, a.new_ones(short, *a.shape[1:])]).unflatten(0, (-1, _BLOCK))
     b = torch.cat([b, b.new_zeros(short, *b.shape[1:])]).unflatten(0, (-1, _BLOCK))
     gains, values = [a[:, 0]], [b[:, 0]]
@@ -67,7 +64,8 @@ def scan_time_first(
     known = not isinstance(length, torch.SymInt)
     slab = length
     if known and not torch.compiler.is_compiling():
-        slab = min(length, max(_BLOCK**2, _SLAB // max(1, batch * channels * states)))
+        # About eight tensors of states exist at a time: together no more than twice u and delta.
+        slab = max(_BLOCK, min(length // (2 * states), _SLAB // max(1, batch * channels * states)))
     h = u.new_zeros(batch, channels, states)
     parts = []
     for start in range(0, length, slab) if known else (0,):
