@@ -360,7 +360,9 @@ class InstanceSystem(_System):
         )
 
     def loss(self, output: DetectionOutput, target: Target) -> dict[str, Tensor]:
-        return self.network.roi_head.losses(*output.raw, target["boxes"], target["label"], target["masks"])
+        levels, size = output.raw
+        objects = (target["boxes"], target["label"], target["masks"])
+        return self.network.roi_head.losses(levels, size, *objects)
 
 
 def _size(images: Tensor) -> tuple[int, int]:
