@@ -3,10 +3,10 @@
     python benchmarks/scan.py [--threads N] [--repeats N]
 
 Cases: a plain scan of 192 channels, 16 states, 4096 steps; and the scan of a first-stage ChangeMamba block,
-192 channels along four directions of 256 x 256 positions at one state, once with the step sizes of rank 6 that
-the network has and once with all of them given. Times are minima over the repeats, on the clock and in CPU
-seconds of the process (on a busy machine the clock says little). `traffic` is the CPU time a thread over the
-CPU time of copying as many bytes as the inputs and the output have, by one thread, measured in the same run.
+192 channels along four directions of 256 x 256 positions at one state, once with the step sizes of rank 6
+that the network has and once with all of them given. Times are minima over the repeats, on the clock and in
+CPU time of the process (on a busy machine the clock says little). `x traffic` is the CPU time a thread over
+the CPU time of copying as many bytes as the inputs and the output have, by one thread, in the same run.
 `memory` is the most that the process grew during a call, over the bytes of the inputs.
 """
 
@@ -134,10 +134,10 @@ def measure(case: Case, backend: str, repeats: int, rate: float, truth: Tensor, 
     given = sum(x.nbytes for x in case.inputs)
     least = (given + case.inputs[0].nbytes) / rate
     ratio = f"{reference / cpu:.1f}" if reference else "-"
-    return (
-        f"| {case.name} | {backend} | {wall * 1e3:.1f} | {cpu * 1e3:.1f} "
-        f"| {both * 1e3:.1f} | {both_cpu * 1e3:.1f} | {ratio} | {cpu / torch.get_num_threads() / least:.1f} | {error:.1e} | {grown[0] / given:.2f} |"
-    )
+    traffic = cpu / torch.get_num_threads() / least
+    times = " | ".join(f"{seconds * 1e3:.1f}" for seconds in (wall, cpu, both, both_cpu))
+    growth = grown[0] / given
+    return f"| {case.name} | {backend} | {times} | {ratio} | {traffic:.1f} | {error:.1e} | {growth:.2f} |"
 
 
 def main() -> None:
@@ -147,18 +147,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rate = bandwidth(options.repeats)
-    print(
-        f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, {options.threads} threads,"
-    )
+    print(f"{platform.machine()}, {psutil.cpu_count()} cores, {options.threads} threads")
     print(f"load {psutil.getloadavg()[0]:.1f}, torch {torch.__version__}, Python {sys.version.split()[0]}")
     print(f"copy: {rate / 1e9:.1f} GB/s, read and written\n")
     for name, fault in available().items():
         print(f"{name}: {fault or 'runs'}")
-    print(
-        "\n| case | backend | ms | CPU ms | train ms | train CPU ms | x reference | x traffic | error | memory |"
-    )
+    print()
+    columns = ("ms", "CPU ms", "train ms", "train CPU ms", "x reference", "x traffic", "error", "memory")
+    print("| case | backend |", " | ".join(columns), "|")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for case in (plain(False), plain(True), crossed(False), crossed(True)):
+    for make in (lambda: plain(False), lambda: plain(True), lambda: crossed(False), lambda: crossed(True)):
+        case = make()
         small = case.inputs[0].shape[2] <= 4096
         with torch.no_grad():
             backend = "reference" if small else "portable"

@@ -115,8 +115,8 @@ def test_equals_the_reference_at_any_size(backend: str, data: st.DataObject) -> 
     expected, state = selective_scan(
         **double(t), delta_softplus=True, return_last_state=True, backend="reference"
     )
-    close(y, expected)
-    close(last, state)
+    close(y, expected, 1e-5)  # of the largest, though what came before it may have been larger
+    close(last, state, 1e-5)
 
 
 def gradients(t: dict[str, Tensor], backend: str, soft: bool) -> dict[str, Tensor]:

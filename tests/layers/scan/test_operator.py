@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,33 @@ def test_blocks_fill_the_threads() -> None:
     assert block_of(192, 1, 2) == 96
     assert block_of(768, 1, 4) == 192
     assert block_of(3, 5, 8) == 32
+
+
+def test_memory_of_inference_is_the_output_and_tiles() -> None:
+    """In a process of its own: ten times the tiles, far less than twice the input."""
+    script = """
+import resource, torch
+from terralapse.layers.scan import LowRank, cross_paths, path_scan
+torch.set_num_threads(1)
+def scan(side):
+    g = torch.Generator().manual_seed(0)
+    u = torch.randn(1, side * side, 64, generator=g).transpose(1, 2)
+    delta = torch.randn(1, side * side, 256, generator=g).transpose(1, 2)
+    b = torch.randn(1, 4, 1, side * side, generator=g)
+    args = (u, delta, -torch.ones(256, 1), b, b)
+    paths = cross_paths(side, side)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.no_grad():
+        path_scan(*args, paths=paths, backend="cpu")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, (u.nbytes + delta.nbytes) / 1024
+scan(8)
+grown, given = scan(256)
+print(grown / given)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert float(done.stdout) < 0.5
 
 
 def test_cross_scan_and_merge_are_four_times_the_image() -> None:
