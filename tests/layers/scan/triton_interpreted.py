@@ -73,8 +73,8 @@ def path_case(
 
 if __name__ == "__main__":
     print(  # noqa: T201
-        scan_case(2, 6, 2, 3, 70, True),
+        scan_case(1, 6, 2, 3, 66, True),
         scan_case(1, 40, 1, 1, 5, False),
         path_case(1, 5, 1, 3, 5, 3, False),
-        path_case(2, 18, 2, 3, 4, 1, True),
+        path_case(2, 18, 2, 2, 3, 1, True),
     )

@@ -7,14 +7,12 @@ steps one after the other; no two programs write to the same place. Wide tensors
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _softplus(x: Any) -> Any:
+def _softplus(x):
     e = tl.exp(-tl.abs(x))
     s = e / (2.0 + e)
     q = s * s
@@ -23,27 +21,27 @@ def _softplus(x: Any) -> Any:
 
 
 @triton.jit
-def _logistic(x: Any) -> Any:
+def _logistic(x):
     e = tl.exp(-tl.abs(x))
     return tl.where(x > 0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
 def _raw_step(
-    delta: Any,
-    item: Any,
-    k: Any,
-    at: Any,
-    d: Any,
-    inside: Any,
-    w: Any,
-    bias: Any,
-    r: Any,
-    length: Any,
-    channels: Any,
+    delta,
+    item,
+    k,
+    at,
+    d,
+    inside,
+    w,
+    bias,
+    r,
+    length,
+    channels,
     K: tl.constexpr,
     R: tl.constexpr,
-) -> Any:
+):
     """delta + bias at one position; `w` [BLOCK, RP] is the weight of a low-rank delta."""
     if R > 0:
         value = tl.load(delta + ((item * K + k) * length + at) * R + r, mask=r < R, other=0.0).to(tl.float32)
@@ -55,23 +53,23 @@ def _raw_step(
 
 @triton.jit
 def forward_kernel(
-    u: Any,
-    delta: Any,
-    weight: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-    D: Any,
-    bias: Any,
-    z: Any,
-    order: Any,
-    y: Any,
-    last: Any,
-    marks: Any,
-    length: Any,
-    channels: Any,
-    groups: Any,
-    pieces: Any,
+    u,
+    delta,
+    weight,
+    A,
+    B,
+    C,
+    D,
+    bias,
+    z,
+    order,
+    y,
+    last,
+    marks,
+    length,
+    channels,
+    groups,
+    pieces,
     K: tl.constexpr,
     N: tl.constexpr,
     NP: tl.constexpr,
@@ -82,7 +80,7 @@ def forward_kernel(
     KEEP: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     item = tl.program_id(0).to(tl.int64)
     group, piece = tl.program_id(1) // pieces, tl.program_id(1) % pieces
     share = channels // groups
@@ -127,35 +125,35 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    u: Any,
-    delta: Any,
-    weight: Any,
-    A: Any,
-    B: Any,
-    C: Any,
-    D: Any,
-    bias: Any,
-    z: Any,
-    order: Any,
-    marks: Any,
-    gy: Any,
-    glast: Any,
-    scratch: Any,
-    gu: Any,
-    gdelta: Any,
-    gvalue: Any,
-    gweight: Any,
-    gA: Any,
-    gB: Any,
-    gC: Any,
-    gD: Any,
-    gbias: Any,
-    gz: Any,
-    batch: Any,
-    length: Any,
-    channels: Any,
-    groups: Any,
-    pieces: Any,
+    u,
+    delta,
+    weight,
+    A,
+    B,
+    C,
+    D,
+    bias,
+    z,
+    order,
+    marks,
+    gy,
+    glast,
+    scratch,
+    gu,
+    gdelta,
+    gvalue,
+    gweight,
+    gA,
+    gB,
+    gC,
+    gD,
+    gbias,
+    gz,
+    batch,
+    length,
+    channels,
+    groups,
+    pieces,
     K: tl.constexpr,
     N: tl.constexpr,
     NP: tl.constexpr,
@@ -165,7 +163,7 @@ def backward_kernel(
     GATED: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     item = tl.program_id(0).to(tl.int64)
     group, piece = tl.program_id(1) // pieces, tl.program_id(1) % pieces
     share = channels // groups
