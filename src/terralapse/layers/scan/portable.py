@@ -64,7 +64,7 @@ def scan_time_first(
     known = not isinstance(length, torch.SymInt)
     slab = length
     if known and not torch.compiler.is_compiling():
-        # About eight tensors of states exist at a time: together no more than twice u and delta.
+        # About ten tensors of states exist at a time; each is kept to half the size of u.
         slab = max(_BLOCK, min(length // (2 * states), _SLAB // max(1, batch * channels * states)))
     h = u.new_zeros(batch, channels, states)
     parts = []
