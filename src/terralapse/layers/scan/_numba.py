@@ -304,9 +304,9 @@ def _states(dt, u, x, a, b, decay, h, steps):
         for n in range(states):
             bt = b[t, n]
             for d in range(padded):
-                decay[t, n, d] = exp(dt[t, d] * a[n, d])
-            for d in range(padded):
-                h[t + 1, n, d] = decay[t, n, d] * h[t, n, d] + x[t, d] * bt
+                e = exp(dt[t, d] * a[n, d])
+                decay[t, n, d] = e
+                h[t + 1, n, d] = e * h[t, n, d] + x[t, d] * bt
 
 
 @_tile
@@ -331,38 +331,31 @@ def _reverse(dt, u, x, a, b, c, skip, gy, decay, h, g, gx, gdt, gu, ga, gb, gc, 
     """The adjoint recurrence over one tile, backwards.
 
     g carries the gradient of the state across tiles; ga and gskip are added to; gb and gc are the sums over
-    the channels of the tile. The inner loops are many and short because LLVM makes vectors of a loop only
-    if it can tell, by few enough comparisons, that the arrays in it do not overlap.
+    the channels of the tile.
     """
     padded, states = dt.shape[1], a.shape[0]
-    q, r = np.empty(padded, np.float32), np.empty(padded, np.float32)
     for back in range(steps):
         t = steps - 1 - back
         for d in range(padded):
-            gx[d], gdt[t, d] = _ZERO, _ZERO
-        for d in range(padded):
+            gx[d] = _ZERO
+            gdt[t, d] = _ZERO
             gskip[d] += gy[t, d] * u[t, d]
         for n in range(states):
             bt, ct = b[t, n], c[t, n]
             sum_b, sum_c = _ZERO, _ZERO
             for d in range(padded):
-                v = g[n, d] + gy[t, d] * ct
-                q[d] = v
-                g[n, d] = v * decay[t, n, d]
-            for d in range(padded):
-                v = g[n, d] * h[t, n, d]
-                r[d] = v
-                gdt[t, d] += v * a[n, d]
-            for d in range(padded):
-                ga[n, d] += r[d] * dt[t, d]
-                gx[d] += q[d] * bt
-            for d in range(padded):
-                sum_b += q[d] * x[t, d]
+                q = g[n, d] + gy[t, d] * ct
+                gx[d] += q * bt
+                r = q * decay[t, n, d]
+                g[n, d] = r
+                r *= h[t, n, d]
+                gdt[t, d] += r * a[n, d]
+                ga[n, d] += r * dt[t, d]
+                sum_b += q * x[t, d]
                 sum_c += gy[t, d] * h[t + 1, n, d]
             gb[t, n], gc[t, n] = sum_b, sum_c
         for d in range(padded):
             gu[t, d] = gx[d] * dt[t, d] + skip[d] * gy[t, d]
-        for d in range(padded):
             gdt[t, d] += gx[d] * u[t, d]
 
 
