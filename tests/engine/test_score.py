@@ -119,7 +119,7 @@ def test_classes_in_another_order_are_refused(tmp_path, monkeypatch):
         image = np.zeros((32, 32) if "label" in folder else (32, 32, 3), np.uint8)
         Image.fromarray(image).save(tmp_path / "test" / folder / "x.png")
     built = registry.build("changemamba/scd-tiny", untrained=True)
-    monkeypatch.setattr(registry, "build", lambda slug: built)
+    monkeypatch.setattr(registry, "build", lambda slug, **_: built)
     with pytest.raises(SettingError, match="are second-mamba, those of the labels second-scannet"):
         score_split("changemamba/scd-tiny", "second", tmp_path, "test", options={"scheme": "second-scannet"})
 

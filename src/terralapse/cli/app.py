@@ -250,7 +250,12 @@ def score(
     option: Annotated[
         list[str] | None, typer.Option("--option", help="key=value for the reader, e.g. holdout=0.1.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A file of weights in place of its own.")] = None,
+    build: Annotated[
+        list[str] | None, typer.Option("--build", help="key=value for the system, e.g. data=aid.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A file of weights in place of its own, or a released one by name.")
+    ] = None,
     tile: Annotated[int, typer.Option(help="Side of the tiles that are scored too; 0 for none.")] = 256,
     threshold: Annotated[
         float | None, typer.Option(help="Probability from which a pixel counts as changed (0 to 1).")
@@ -271,6 +276,7 @@ def score(
         root,
         None if split == "none" else split,
         options=settings_of(option or ()),
+        build=settings_of(build or ()),
         weights=weights,
         tile=tile or None,
         threshold=threshold,

@@ -100,6 +100,7 @@ def score_split(
     split: str | None = "test",
     *,
     options: Mapping[str, Any] | None = None,
+    build: Mapping[str, Any] | None = None,
     weights: Path | str | None = None,
     tile: int | None = 256,
     threshold: float | None = None,
@@ -114,6 +115,7 @@ def score_split(
         root: the folder of the data set.
         split: as the data set calls it; None where the folder itself is the split.
         options: of the data set's reader (`holdout`, `lists`, `scheme` by slug).
+        build: of the system's builder (`data` of RSMamba).
         weights: a file in place of the system's own.
         tile: side of the tiles of the second mode; None for whole images alone. A set of images that are no
             larger has one mode.
@@ -127,7 +129,7 @@ def score_split(
     """
     if tile is not None and tile < 16:
         raise SettingError(f"tile {tile}", "is too small to be scored", "Give 16 pixels or more.")
-    task, classes = registry.card(slug).task, registry.card(slug).classes
+    task = registry.card(slug).task
     if data in DATASETS:  # otherwise the catalogue says what it knows
         theirs = DATASETS[data].task
         if task is not theirs and not (task is Task.CHANGE and theirs is Task.SEMANTIC_CHANGE):
@@ -139,13 +141,15 @@ def score_split(
     dataset = open_dataset(data, root, split, **reader_options(options or {}))
     if len(dataset) == 0:
         raise SettingError(dataset.title, "has no labelled samples", "Check the folder and the split.")
+    given = {} if weights is None else {"weights": weights}
+    system = registry.build(slug, **given, **(build or {})).to(device)
+    classes = system.card.classes  # an option of the builder can decide them
     if task is DATASETS[data].task and task is not Task.CHANGE and classes not in ("", dataset.scheme.slug):
         raise SettingError(
             f"{slug} on {data}",
             f"the classes of the system are {classes}, those of the labels {dataset.scheme.slug}",
             f"Read the labels in the order of the system, where they can be: scheme={classes}.",
         )
-    system = registry.build(slug, **({} if weights is None else {"weights": weights})).to(device)
     modes = {"whole": _mode(system, dataset, None, threshold, device, samples)}
     if tile is not None and task is not Task.CLASSIFICATION and _larger(dataset[0], tile):
         modes[f"tile{tile}"] = _mode(system, dataset, tile, threshold, device, samples)

@@ -88,7 +88,9 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
     from terralapse.data.catalogue import open_dataset
     from terralapse.data.training import TrainingSet
 
-    options = reader_options(recipe.reader) | ({"holdout": recipe.holdout} if recipe.holdout else {})
+    options: dict[str, Any] = reader_options(recipe.reader)
+    if recipe.holdout:
+        options["holdout"] = recipe.holdout
     train = open_dataset(recipe.data, root, recipe.train_split or None, **options)
     val = open_dataset(recipe.data, root, recipe.val_split or None, **options)
     known = {f.name for f in fields(AugmentRecipe)}

@@ -34,7 +34,7 @@ class ChangeSettings:
 
     Attributes:
         model: slug of a system, `auto`, or a path of weights for one (`lapsenet/rgb=weights.safetensors`).
-        weights: a file of weights for `model`, in place of those that come with it.
+        weights: a file of weights for `model`, or the name of one that its authors released.
         bands: common names, provider ids or 1-based numbers; None takes what the model needs.
         threshold: probability from which a pixel counts as changed, 0..1; None takes the model's own.
         grid: `coarser`, `before`, `after`, the path of a raster, or a resolution in metres.
@@ -97,8 +97,6 @@ class ChangeSettings:
                     "needs the name of its system, once",
                     "Name the system with --model SLUG, for example changemamba/bcd-tiny.",
                 )
-            if not self.weights.is_file():
-                raise FileMissingError(self.weights, "the file of weights does not exist", "Check the path.")
         for name, which in (("aoi", "area of interest"), ("zones", "zones")):
             path = getattr(self, name)
             if path is None:

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Task
 from terralapse.errors import FileMissingError, SettingError
-from terralapse.labels import EUROSAT
+from terralapse.labels import EUROSAT, scheme
 from terralapse.layers.mamba import MambaMixer, PathType, path_gate, run_paths, seeded_shuffle
 from terralapse.layers.position import resize_position
 from terralapse.layers.weights import load_weights
@@ -49,11 +49,19 @@ SIZES = {
     "h": Size(48, 320),
     "eurosat-nano": Size(8, 96, image=64, patch=16, stride=8),
 }
-# Classes, and mean and standard deviation of the training images, of the three data sets of the paper.
+# Classes in the authors' order, and mean and standard deviation of the training images, of the data sets.
 DATA_SETS = {
-    "uc": (21, (123.770241, 125.41281689, 115.35737613), (44.17314347, 41.63589266, 39.5737929)),
-    "aid": (30, (101.02608706, 103.9996994, 93.50157708), (40.36728927, 37.11132278, 35.90649976)),
-    "nwpu": (45, (93.847266, 97.20128819, 87.66547902), (37.10216765, 34.61650149, 33.70191772)),
+    "uc": (
+        "ucmerced-rsmamba",
+        (123.770241, 125.41281689, 115.35737613),
+        (44.17314347, 41.63589266, 39.5737929),
+    ),
+    "aid": ("aid-rsmamba", (101.02608706, 103.9996994, 93.50157708), (40.36728927, 37.11132278, 35.90649976)),
+    "nwpu": (
+        "resisc45-rsmamba",
+        (93.847266, 97.20128819, 87.66547902),
+        (37.10216765, 34.61650149, 33.70191772),
+    ),
 }
 PROTOCOL = (
     "macro mean over the official test list, percent; the checkpoint was chosen on that list, so optimistic"
@@ -99,11 +107,11 @@ def _card(slug: str, status: Status, summary: str, parameters: int, figures: tup
             "One LayerNorm before the mixer is shared by all blocks.",
             "The official code draws the shuffled order anew in each pass, in tests as well; here it is "
             "fixed by a seed outside of training.",
-            "Class ids of the checkpoints follow the random order of the authors' cls_names.txt.",
+            "Class ids of the checkpoints follow the random order of the authors' cls_names.txt: the class "
+            "schemes ucmerced-rsmamba, aid-rsmamba and resisc45-rsmamba.",
         ),
         limits=(
-            "The names of the classes are class_0, class_1, ... unless `classes` gives the authors' list, "
-            "whose order is random and does not come with this library.",
+            "A file does not say which data set it is for: `data` does, and with it the order of classes.",
             "One label for a whole image; a scene must be cut into tiles first.",
             "Images of other sizes are resized and cut to the square of the training size: edges get lost.",
         ),
@@ -400,9 +408,10 @@ def build(
     if path not in list(PathType):
         raise SettingError(f"path={path}", "no such path", f"Choose from {', '.join(PathType)}.")
     if not nano:
-        number, mean, std = DATA_SETS[data]
-        card = replace(card, inputs=replace(card.inputs, normalisation=Normalisation(mean, std)))
-        names = class_names(number if classes is None else classes)
+        order, mean, std = DATA_SETS[data]
+        inputs = replace(card.inputs, normalisation=Normalisation(mean, std))
+        card = replace(card, inputs=inputs, classes=order if classes is None else "")
+        names = class_names([c.name for c in scheme(order).classes] if classes is None else classes)
     else:
         names = class_names([c.name for c in EUROSAT.classes] if classes is None else classes)
     size = SIZES[card.slug.partition("/")[2] or "b"]

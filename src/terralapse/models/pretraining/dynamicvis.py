@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Task
+from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Released, Status, Task
 from terralapse.errors import SettingError
 from terralapse.layers.fcos import FCOSHead, LevelOutput
 from terralapse.layers.fpn import FPN, ConvModule
@@ -394,6 +394,11 @@ def _magnified(logits: Tensor, padded: Tensor, images: Tensor, corners: bool) ->
 
 # --- cards ---------------------------------------------------------------------------------------------
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+RELEASED = (  # the names of other files are not established
+    Released(
+        "pretrain_dynamicvis_b_bf16_mamba_epoch_200.pth", "hub:KyanChen/DynamicVis", "pre-trained on fMoW"
+    ),
+)
 TITLE = "DynamicVis: An Efficient and General Visual Foundation Model for Remote Sensing Image Understanding"
 ORDER = "The order of the dates matters: exchanging them gives another map."
 NO_NAMES = (
@@ -455,7 +460,8 @@ def _card(kind: str, size: str, slug: str) -> Card:
         figures=() if kind or size != "b" else (GOLDEN,),
         parameters=PARAMETERS[kind, size],
         threshold=0.5 if kind == "cd" else None,
-        checkpoints="Hugging Face KyanChen/DynamicVis (file names not established)",
+        checkpoints="Hugging Face KyanChen/DynamicVis",
+        released=RELEASED if not kind and size == "b" else (),
         quirks=QUIRKS,
         limits=(
             "A checkpoint is for square images of one size (512 or 1024 pixels); for others its position "

@@ -87,6 +87,12 @@ SECOND = Card(
     classes=SECOND_MAMBA.slug,
     licences=LICENCES,
     released=(
+        Released(
+            "SECOND_SeK_0.255.pth",
+            "hub:buddhi19/MambaFCS",
+            "SECOND, SeK 0.255, the figure of the paper",
+            sha256="b1f3252f2761fd63c0b6076ee0abdc5c95a079716f0ff29733581d6d327a1522",
+        ),
         Released("20000_model_0.253.pth", "hub:buddhi19/MambaFCS", "SECOND, iteration 20,000, SeK 0.253"),
     ),
     figures=(
@@ -461,13 +467,20 @@ class MambaFCSDetector(NetworkDetector):
 
 
 @register(SECOND, LANDSAT)
-def build(card: Card, weights: Path | str | None = None, *, untrained: bool = False) -> MambaFCSDetector:
+def build(
+    card: Card,
+    weights: Path | str | None = None,
+    *,
+    untrained: bool = False,
+    sek_weight: float | None = None,
+) -> MambaFCSDetector:
     """Mamba-FCS with the weights of a file, ours or the authors'.
 
     Args:
         card: `SECOND` or `LANDSAT`.
         weights: a `.safetensors` file, or a checkpoint of tensors only.
         untrained: random weights, for training.
+        sek_weight: of the SeK loss; None for 0.5 on SECOND and 0 on Landsat-SCD, as published for the start.
 
     Raises:
         SystemNotReadyError: no file is given, and no weights come with the library.
@@ -479,4 +492,5 @@ def build(card: Card, weights: Path | str | None = None, *, untrained: bool = Fa
         network = MambaFCS(classes=7 if second else 5)
     if not untrained:
         load_weights(network.to_empty(device="cpu"), card, weights, official_names)
-    return MambaFCSDetector(card, network.eval(), sek_weight=0.5 if second else 0.0)
+    weight = (0.5 if second else 0.0) if sek_weight is None else sek_weight
+    return MambaFCSDetector(card, network.eval(), sek_weight=weight)
