@@ -10,7 +10,7 @@ narrower decoders, is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +190,12 @@ def _released(kind: str, size: str) -> tuple[Released, ...]:
     return tuple(files)
 
 
-def _card(kind: str, size: str, slug: str | None = None) -> Card:
+def _card(kind: str, size: str) -> Card:
     name, task, classes, what = KINDS[kind]
     ours = size == "nano"
     title = f"{TITLE}: {name}, {size}"
     return Card(
-        slug=slug or f"changemamba/{kind}-{size}",
+        slug=f"changemamba/{kind}-{size}",
         title=f"{title} (a size of our own)" if ours else title,
         task=task,
         status=Status.RUNS if ours else Status.REPRODUCED,
@@ -234,7 +234,7 @@ def _checkpoints(kind: str, size: str) -> str:
     return "Zenodo 15479555 (first version 14037770)"
 
 
-HEAD = _card("bcd", "tiny", slug="changemamba")
+HEAD = replace(_card("bcd", "tiny"), slug="changemamba", title=TITLE)
 VARIANTS = tuple(_card(kind, size) for kind in KINDS for size in SIZES if f"{kind}-{size}" in PARAMETERS)
 
 
