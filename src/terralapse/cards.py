@@ -81,8 +81,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights. `hub` is `owner/name` on the Hugging Face hub, or None when it ships in the package
-    under `terralapse/weights/`."""
+    """A file of weights. `hub` is `owner/name` on the Hugging Face hub, or None for the library's own:
+    the defaults in the package under `terralapse/weights/`, the others in the folder `weights` of the
+    repository."""
 
     file: str
     sha256: str

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from terralapse import registry
 from terralapse.cards import Card, Status, Task, Weights
 from terralapse.errors import (
     FileMissingError,
@@ -118,6 +119,23 @@ def test_hash_is_checked_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(w, "read_tensors", lambda _: pytest.fail("was read"))
     with pytest.raises(UnsafeWeightsError, match="sha256"):
         w.load_weights(network(), card(weights=(bad,)))
+
+
+def test_own_weights_lie_in_the_package_the_repository_or_the_cache(tmp_path, monkeypatch):
+    """A wheel holds the defaults only; the others are copied to the cache."""
+    monkeypatch.setenv("TERRALAPSE_CACHE", str(tmp_path))
+    stored = tmp_path / "weights" / "own.safetensors"
+    stored.parent.mkdir()
+    save_file({"a": torch.zeros(3)}, stored)
+    found = Weights("own.safetensors", hashlib.sha256(stored.read_bytes()).hexdigest())
+    assert w.locate(found) == stored
+    with pytest.raises(UnsafeWeightsError, match="sha256"):
+        w.locate(Weights("own.safetensors", "0" * 64))
+    with pytest.raises(FileMissingError, match="folder `weights` of the repository"):
+        w.locate(Weights("none.safetensors", "0" * 64))
+    for card in registry.cards():
+        for weights in card.weights:
+            assert w.locate(weights).stat().st_size < 15e6, card.slug
 
 
 def test_hub_weights_need_a_pinned_revision():

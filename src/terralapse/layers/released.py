@@ -13,7 +13,7 @@ from pathlib import Path
 
 from terralapse.cards import Card, Released
 from terralapse.errors import FileMissingError, SettingError, UnsafeWeightsError
-from terralapse.layers.weights import check_hash
+from terralapse.layers.weights import cache, check_hash
 
 SITES = {"HUB": "https://huggingface.co", "ZENODO": "https://zenodo.org"}
 CHUNK = 1 << 20
@@ -64,13 +64,6 @@ def fetch(released: Released) -> Path:
         _download(url, path, released)
     _check(path, released)
     return path
-
-
-def cache() -> Path:
-    """Where fetched files are kept: `TERRALAPSE_CACHE`, or the user's cache folder."""
-    if stated := os.environ.get("TERRALAPSE_CACHE"):
-        return Path(stated)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "terralapse"
 
 
 def _site(name: str) -> str:

@@ -8,6 +8,7 @@ code that a file brings along, and none accepts a partial match.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -70,14 +71,34 @@ def load_weights(
 
 def locate(weights: Weights) -> Path:
     """The file that a card names, in the package or in the hub's cache, after its hash has been checked."""
-    if weights.hub is None:
-        path = Path(str(resources.files("terralapse").joinpath("weights", weights.file)))
-        if not path.exists():
-            raise FileMissingError(path, "did not come with this installation", "Install terralapse again.")
-    else:
-        path = _from_hub(weights)
+    path = _own(weights.file) if weights.hub is None else _from_hub(weights)
     check_hash(path, weights.sha256)
     return path
+
+
+def _own(file: str) -> Path:
+    """A file of the library's own weights: the default ones are in the package, the others in the folder
+    `weights` of the repository or of the cache."""
+    package = Path(str(resources.files("terralapse")))
+    repository = package.parents[1]
+    places = [package / "weights" / file, cache() / "weights" / file]
+    if (repository / "pyproject.toml").is_file():
+        places.insert(1, repository / "weights" / file)
+    for path in places:
+        if path.is_file():
+            return path
+    raise FileMissingError(
+        file,
+        "did not come with this installation",
+        f"Copy it from the folder `weights` of the repository to {places[-1].parent}, or give its path.",
+    )
+
+
+def cache() -> Path:
+    """Where fetched files are kept: `TERRALAPSE_CACHE`, or the user's cache folder."""
+    if stated := os.environ.get("TERRALAPSE_CACHE"):
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "terralapse"
 
 
 def _from_hub(weights: Weights) -> Path:

@@ -137,8 +137,21 @@ class NetworkDetector(NetworkSystem, ChangeDetector):
         with torch.inference_mode():
             picked = images[:, :, state["bands"]]
             usable = valid.all(dim=1) & ~picked.isnan().any(dim=(1, 2))
+            found = images.new_zeros(usable.shape, dtype=torch.float32)
+            if not usable.any():
+                return found
+            # A network that sees a whole tile must not be shown the void around a scene.
+            area = _bounds(usable)
+            picked, usable = picked[..., *area], usable[:, *area]
             normal = self.normalise(picked, None if usable.all() else usable, state)
-            return self.forward(normal).change().probability(state["temperature"])
+            found[:, *area] = self.forward(normal).change().probability(state["temperature"])
+            return found
+
+
+def _bounds(usable: Tensor) -> tuple[slice, slice]:
+    """Rows and columns that hold everything usable in any of the masks [B, H, W]."""
+    rows, columns = usable.any(dim=2).any(dim=0).nonzero(), usable.any(dim=1).any(dim=0).nonzero()
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def percentiles(sample: PairSample, bands: list[int], most: int = 4_000_000) -> dict[str, list[float]]:
