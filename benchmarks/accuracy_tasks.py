@@ -59,7 +59,7 @@ BENCHES = (
         "xbd",
         "damage_xbd_ida",
         "held",
-        {"holdout": 0.3},
+        {"holdout": 0.44},
         "the tiles of Hurricanes Harvey (xBD) and Ida that were held out, and that chose the epoch: too few "
         "for a claim, and of the same events as the training tiles. There is no test split. No building here "
         "is destroyed, so the harmonic mean over four grades is near 0 whatever is predicted.",

@@ -48,3 +48,46 @@ def similarity(before: Tensor, after: Tensor, unchanged: Tensor) -> Tensor:
     """
     apart = before.float().softmax(dim=1) - after.float().softmax(dim=1)
     return (apart.square() * unchanged[:, None]).mean()
+
+
+# --- sums of them, as papers weigh them ------------------------------------------------------------------
+def change_losses(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Of MambaBCD (Chen et al. 2024, arXiv:2404.03425), with its parts. Label [B, H, W] of 0, 1, 255."""
+    entropy, lovasz = cross_entropy(logits, label), lovasz_softmax(logits, label)
+    return {"total": entropy + 0.75 * lovasz, "cross_entropy": entropy, "lovasz": lovasz}
+
+
+def semantic_change_losses(
+    change: Tensor, before: Tensor, after: Tensor, label: Tensor, first: Tensor, second: Tensor
+) -> dict[str, Tensor]:
+    """Of MambaSCD, with its parts.
+
+    Args:
+        change, before, after: logits.
+        label: change [B, H, W] of 0, 1, 255.
+        first, second: classes [B, H, W], 0 where a date has none: these pixels do not count for the classes,
+            and those of the first date should look alike at both dates.
+    """
+    parts = {"ce_change": cross_entropy(change, label), "lovasz_change": lovasz_softmax(change, label)}
+    for name, logits, classes in (("t1", before, first), ("t2", after, second)):
+        classes = classes.masked_fill(classes == 0, IGNORE)
+        parts[f"ce_{name}"] = cross_entropy(logits, classes)
+        parts[f"lovasz_{name}"] = lovasz_softmax(logits, classes)
+    parts["similarity"] = similarity(before, after, first == 0)
+    entropy = parts["ce_t1"] + parts["ce_t2"] + 0.5 * parts["similarity"]
+    lovasz = parts["lovasz_change"] + 0.5 * (parts["lovasz_t1"] + parts["lovasz_t2"])
+    return {"total": parts["ce_change"] + 0.5 * entropy + 0.75 * lovasz, **parts}
+
+
+def damage_losses(building: Tensor, damage: Tensor, standing: Tensor, grade: Tensor) -> dict[str, Tensor]:
+    """Of MambaBDA, with its parts. Labels: `standing` of 0, 1, 255; `grade` of 0..4, 255, of which 0 does
+    not count."""
+    grade = grade.masked_fill(grade == 0, IGNORE)
+    parts = {
+        "ce_building": cross_entropy(building, standing),
+        "lovasz_building": lovasz_softmax(building, standing),
+        "ce_damage": cross_entropy(damage, grade),
+        "lovasz_damage": lovasz_softmax(damage, grade),
+    }
+    total = parts["ce_building"] + parts["ce_damage"]
+    return {"total": total + 0.5 * parts["lovasz_building"] + 0.75 * parts["lovasz_damage"], **parts}

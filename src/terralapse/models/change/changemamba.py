@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Released, Status, Task, Weights
-from terralapse.data.pairs import IGNORE
+from terralapse.layers.decoding import ResBlock, interleave, pointwise, up_to
 from terralapse.layers.vmamba import (
     Checkpointing,
     VSSBlock,
@@ -29,12 +28,12 @@ from terralapse.layers.vmamba import (
     to_nchw,
     to_nhwc,
 )
-from terralapse.layers.weights import load_weights
+from terralapse.layers.weights import load_strict, load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeOutput
 from terralapse.tasks.damage import DamageOutput
-from terralapse.tasks.losses import cross_entropy, lovasz_softmax, similarity
+from terralapse.tasks.losses import change_losses, damage_losses, semantic_change_losses
 from terralapse.tasks.network import NetworkDetector, Target, crop_like
 from terralapse.tasks.semantic_change import SemanticChangeOutput, semantic_target
 
@@ -284,44 +283,11 @@ VARIANTS = tuple(
 
 
 # --- decoders --------------------------------------------------------------------------------------------
-class ResBlock(nn.Module):
-    """relu(x + bn(conv(relu(bn(conv(x)))))) with 3 x 3 convolutions."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-
-
-def pointwise(inputs: int, outputs: int) -> nn.Sequential:
-    """1 x 1 convolution, batch normalisation, ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU())
-
-
 def scan_block(inputs: int | None, width: int, **block: Any) -> nn.Sequential:
     """A `VSSBlock` between channel-first maps, after a 1 x 1 convolution where `inputs` is given."""
     scan = VSSBlock(width, DECODER_DROP_PATH, **block)
     first = [] if inputs is None else [nn.Conv2d(inputs, width, 1)]
     return nn.Sequential(*first, to_nhwc(), scan, to_nchw())
-
-
-def interleave(before: Tensor, after: Tensor) -> Tensor:
-    """[B, C, H, 2W]: even columns of the first date, odd ones of the second."""
-    return (
-        torch.stack([before.permute(0, 2, 3, 1), after.permute(0, 2, 3, 1)], dim=3)
-        .flatten(2, 3)
-        .permute(0, 3, 1, 2)
-    )
-
-
-def up_to(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Bilinear, to the height and width that end `size`."""
-    return F.interpolate(x, size=size[-2:], mode="bilinear", align_corners=False)
 
 
 class ChangeDecoder(nn.Module):
@@ -488,49 +454,6 @@ class MambaBDA(TwoDates):
         return up_to(building, before.shape), up_to(damage, before.shape)
 
 
-# --- losses ----------------------------------------------------------------------------------------------
-def change_losses(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Of MambaBCD, with its parts. Label [B, H, W] of 0, 1, 255."""
-    entropy, lovasz = cross_entropy(logits, label), lovasz_softmax(logits, label)
-    return {"total": entropy + 0.75 * lovasz, "cross_entropy": entropy, "lovasz": lovasz}
-
-
-def semantic_change_losses(
-    change: Tensor, before: Tensor, after: Tensor, label: Tensor, first: Tensor, second: Tensor
-) -> dict[str, Tensor]:
-    """Of MambaSCD, with its parts.
-
-    Args:
-        change, before, after: logits.
-        label: change [B, H, W] of 0, 1, 255.
-        first, second: classes [B, H, W], 0 where a date has none: these pixels do not count for the classes,
-            and those of the first date should look alike at both dates.
-    """
-    parts = {"ce_change": cross_entropy(change, label), "lovasz_change": lovasz_softmax(change, label)}
-    for name, logits, classes in (("t1", before, first), ("t2", after, second)):
-        classes = classes.masked_fill(classes == 0, IGNORE)
-        parts[f"ce_{name}"] = cross_entropy(logits, classes)
-        parts[f"lovasz_{name}"] = lovasz_softmax(logits, classes)
-    parts["similarity"] = similarity(before, after, first == 0)
-    entropy = parts["ce_t1"] + parts["ce_t2"] + 0.5 * parts["similarity"]
-    lovasz = parts["lovasz_change"] + 0.5 * (parts["lovasz_t1"] + parts["lovasz_t2"])
-    return {"total": parts["ce_change"] + 0.5 * entropy + 0.75 * lovasz, **parts}
-
-
-def damage_losses(building: Tensor, damage: Tensor, standing: Tensor, grade: Tensor) -> dict[str, Tensor]:
-    """Of MambaBDA, with its parts. Labels: `standing` of 0, 1, 255; `grade` of 0..4, 255, of which 0 does
-    not count."""
-    grade = grade.masked_fill(grade == 0, IGNORE)
-    parts = {
-        "ce_building": cross_entropy(building, standing),
-        "lovasz_building": lovasz_softmax(building, standing),
-        "ce_damage": cross_entropy(damage, grade),
-        "lovasz_damage": lovasz_softmax(damage, grade),
-    }
-    total = parts["ce_building"] + parts["ce_damage"]
-    return {"total": total + 0.5 * parts["lovasz_building"] + 0.75 * parts["lovasz_damage"], **parts}
-
-
 # --- systems ---------------------------------------------------------------------------------------------
 class _Detector(NetworkDetector):
     """What the three have in common."""
@@ -543,8 +466,13 @@ class _Detector(NetworkDetector):
         return self.network(padded[:, 0], padded[:, 1])
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
-        """Starts the encoder from the published VMamba of its size, trained on ImageNet."""
-        load_imagenet(self.network.encoder, published)
+        """Starts the encoder from the published VMamba of its size, trained on ImageNet, or from that of
+        another ChangeMamba of its size."""
+        inner = {k.removeprefix("encoder."): v for k, v in published.items() if k.startswith("encoder.")}
+        if inner:
+            load_strict(self.network.encoder, inner, "the encoder of a ChangeMamba")
+        else:
+            load_imagenet(self.network.encoder, published)
 
 
 class MambaBCDDetector(_Detector):

@@ -19,6 +19,7 @@ from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Rele
 from terralapse.data.pairs import IGNORE
 from terralapse.labels import LANDSAT_SCD, SECOND_MAMBA
 from terralapse.layers.dct import ChannelConv
+from terralapse.layers.decoding import up_to
 from terralapse.layers.vmamba import (
     Checkpointing,
     VSSBlock,
@@ -305,10 +306,6 @@ def _vss(dim: int) -> nn.Sequential:
     return nn.Sequential(to_nhwc(), VSSBlock(dim, drop_path=0.1), to_nchw())
 
 
-def _upsampled(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
-
-
 # --- decoders ------------------------------------------------------------------------------------------
 class ChangeDecoder(nn.Module):
     """From deep to shallow: fuse the dates, add what comes from below, smooth, scan; `dims` shallow first.
@@ -333,11 +330,11 @@ class ChangeDecoder(nn.Module):
         b1, b2, b3, b4 = after
         p4 = self.st_block_41(self.fuse_layer_1(a4, b4))
         p3 = self.fuse_layer_2(a3, b3)
-        p3 = self.st_block_31(self.smooth_layer_3(p3 + _upsampled(self.down_sample_1(p4), p3)))
+        p3 = self.st_block_31(self.smooth_layer_3(p3 + up_to(self.down_sample_1(p4), p3.shape)))
         p2 = self.fuse_layer_3(a2, b2)
-        p2 = self.st_block_21(self.smooth_layer_2(p2 + _upsampled(self.down_sample_2(p3), p2)))
+        p2 = self.st_block_21(self.smooth_layer_2(p2 + up_to(self.down_sample_2(p3), p2.shape)))
         p1 = self.fuse_layer_4(a1, b1)
-        p1 = self.st_block_11(self.smooth_layer_1(p1 + _upsampled(self.down_sample_3(p2), p1)))
+        p1 = self.st_block_11(self.smooth_layer_1(p1 + up_to(self.down_sample_3(p2), p1.shape)))
         return p1, [p1, p2, p3, p4]
 
 
@@ -359,11 +356,11 @@ class SemanticDecoder(nn.Module):
         features are not detached: what the classes teach reaches the change decoder."""
         f1, f2, f3, f4 = (guided(f, c) for f, c in zip(features, change, strict=True))
         p4 = self.st_block_4_semantic(f4)
-        p3 = self.smooth_layer_3_semantic(f3 + _upsampled(self.down_sample_1(p4), f3))
+        p3 = self.smooth_layer_3_semantic(f3 + up_to(self.down_sample_1(p4), f3.shape))
         p3 = self.st_block_3_semantic(p3)
-        p2 = self.smooth_layer_2_semantic(f2 + _upsampled(self.down_sample_2(p3), f2))
+        p2 = self.smooth_layer_2_semantic(f2 + up_to(self.down_sample_2(p3), f2.shape))
         p2 = self.st_block_2_semantic(p2)
-        p1 = self.smooth_layer_1_semantic(f1 + _upsampled(self.down_sample_3(p2), f1))
+        p1 = self.smooth_layer_1_semantic(f1 + up_to(self.down_sample_3(p2), f1.shape))
         return self.smooth_layer_0_semantic(self.st_block_1_semantic(p1))
 
 
@@ -412,7 +409,7 @@ class MambaFCS(Checkpointing):
             self.aux_clf(self.decoder_T1(features_before, guides)),
             self.aux_clf(self.decoder_T2(features_after, guides)),
         )
-        classes, first, second = (_upsampled(h, before) for h in heads)
+        classes, first, second = (up_to(h, before.shape) for h in heads)
         return classes, first, second
 
 
