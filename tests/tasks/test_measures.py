@@ -159,6 +159,13 @@ def test_segmentation_and_classification_count_the_right_cells():
     assert measure.counts()["matrix"].tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
 
 
+def test_a_class_that_there_is_not_is_no_other_class():
+    """Added up blindly, the prediction 3 for the label 0 would be the cell of label 1 and prediction 0."""
+    measure = measure_for(Task.SEGMENTATION, 3)
+    with pytest.raises(ValueError, match=r"outside of 0\.\.2"):
+        measure.update(SegmentationOutput(one_hot(grid("3"), 4)), {"label": grid("0")})
+
+
 def test_a_task_without_a_measure_says_so():
     with pytest.raises(SystemNotReadyError, match="cannot be scored"):
         measure_for(Task.GENERATION, 2)

@@ -24,7 +24,7 @@ class RegionExtractor(nn.Module):
     def gather(self, levels: Sequence[Tensor], rois: Tensor, size: int = 7) -> Tensor:
         """The sum over the levels, before the attention; see `forward`."""
         total = levels[0].new_zeros(len(rois), levels[0].shape[1], size, size)
-        for level, stride in zip(levels, self.strides, strict=False):
+        for level, stride in zip(levels[: len(self.strides)], self.strides, strict=True):
             total = total + self.pre_module(roi_align(level, rois, size, 1 / stride))
         return total
 

@@ -7,6 +7,7 @@ name of its protocol (`scd_p7` and `scd_p37` cannot be compared, nor can the two
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,11 @@ from terralapse.tasks.classification import ClassificationOutput
 from terralapse.tasks.damage import GRADES, DamageOutput
 from terralapse.tasks.metrics import (
     binary_scores,
+    confusion_counts,
     damage_scores,
     expected_calibration_error,
+    macro_scores,
+    segmentation_scores,
     semantic_scores,
 )
 from terralapse.tasks.segmentation import SegmentationOutput
@@ -32,12 +36,6 @@ from terralapse.tasks.semantic_change import SemanticChangeOutput, semantic_targ
 
 Scores = dict[str, dict[str, Any]]
 BINS = 50  # of a probability: thresholds are steps of 0.02
-
-
-def _counted(rows: Tensor, columns: Tensor, classes: int) -> Tensor:
-    """int64 [classes, classes] of flat integer tensors: rows the label, columns the prediction."""
-    joint = rows.long() * classes + columns.long()
-    return torch.bincount(joint, minlength=classes**2).view(classes, classes)
 
 
 class Measure(Metric):
@@ -55,9 +53,9 @@ class Measure(Metric):
         """The states as arrays; they add up over images, and `scores` takes them."""
         return {name: getattr(self, name).cpu().numpy() for name in self._defaults}
 
+    @abstractmethod
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
         """Protocol to its scores, from counts."""
-        raise NotImplementedError
 
     def compute(self) -> Scores:
         """The scores of everything counted so far."""
@@ -94,7 +92,7 @@ class ChangeMeasure(Measure):
         self.histogram += torch.bincount(place, minlength=2 * BINS).view(2, BINS)
         self.probability += torch.bincount(place, p.double(), minlength=2 * BINS).view(2, BINS)  # pyright: ignore
         if self.threshold is not None:
-            self.decided += _counted(label, p >= self.threshold, 2)  # pyright: ignore[reportOperatorIssue]
+            self.decided += confusion_counts(label, p >= self.threshold, 2)  # pyright: ignore[reportOperatorIssue]
 
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
         still, changed = counts["histogram"]
@@ -145,13 +143,13 @@ class SemanticChangeMeasure(Measure):
             guess = [x[image][known] for x in guesses]
             k = self.classes
             for t, g in zip(truth, guess, strict=True):
-                self.per_date += _counted(t, g, k + 1)  # pyright: ignore[reportOperatorIssue]
+                self.per_date += confusion_counts(t, g, k + 1)  # pyright: ignore[reportOperatorIssue]
             joint = [
                 torch.where((a > 0) & (b > 0), (a - 1) * k + b, torch.zeros_like(a))
                 for a, b in (truth, guess)
             ]
-            self.from_to += _counted(joint[0], joint[1], k * k + 1)  # pyright: ignore
-            self.binary += _counted(changed[image][known], guess[0] > 0, 2)  # pyright: ignore
+            self.from_to += confusion_counts(joint[0], joint[1], k * k + 1)  # pyright: ignore
+            self.binary += confusion_counts(changed[image][known], guess[0] > 0, 2)  # pyright: ignore
             if known.any():
                 right = [float((t == g).double().mean()) for t, g in zip(truth, guess, strict=True)]
                 one = [sum(right) / 2, float((joint[0] == joint[1]).double().mean()), 1.0]
@@ -182,11 +180,11 @@ class DamageMeasure(Measure):
         """Counts a batch; damage only where its label is a building."""
         building, damage = output.maps()
         known = target["building"] != IGNORE
-        self.located += _counted(target["building"][known], building[known], 2)  # pyright: ignore
+        self.located += confusion_counts(target["building"][known], building[known], 2)  # pyright: ignore
         graded = (target["damage"] > 0) & (target["damage"] != IGNORE)
         truth, guess, standing = target["damage"][graded], damage[graded], building[graded]
-        self.official += _counted(truth, guess * standing, 5)  # pyright: ignore[reportOperatorIssue]
-        self.unmasked += _counted(truth, guess, 5)  # pyright: ignore[reportOperatorIssue]
+        self.official += confusion_counts(truth, guess * standing, 5)  # pyright: ignore[reportOperatorIssue]
+        self.unmasked += confusion_counts(truth, guess, 5)  # pyright: ignore[reportOperatorIssue]
 
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
         located = counts["located"]
@@ -214,11 +212,9 @@ class SegmentationMeasure(Measure):
     def update(self, output: SegmentationOutput, target: Mapping[str, Tensor]) -> None:
         """Counts a batch."""
         known = target["label"] != IGNORE
-        self.matrix += _counted(target["label"][known], output.map()[known], self.classes)  # pyright: ignore
+        self.matrix += confusion_counts(target["label"][known], output.map()[known], self.classes)  # pyright: ignore
 
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
-        from terralapse.tasks.metrics import segmentation_scores
-
         return {"segmentation": segmentation_scores(counts["matrix"], self.excluded).as_dict()}
 
 
@@ -236,11 +232,9 @@ class ClassificationMeasure(Measure):
         """Counts a batch; a target of shares counts as its largest class."""
         label = target["label"]
         label = label if label.ndim == 1 else label.argmax(dim=1)
-        self.matrix += _counted(label, output.logits.argmax(dim=1), self.classes)  # pyright: ignore
+        self.matrix += confusion_counts(label, output.logits.argmax(dim=1), self.classes)  # pyright: ignore
 
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
-        from terralapse.tasks.metrics import macro_scores
-
         return {"macro": macro_scores(counts["matrix"]).as_dict()}
 
 

@@ -504,6 +504,18 @@ def paired_bootstrap(
 
 
 # --- during training -------------------------------------------------------------------------------
+def confusion_counts(label: Tensor, prediction: Tensor, classes: int) -> Tensor:
+    """int64 [classes, classes] of integer tensors of one shape: rows label, columns prediction.
+
+    Raises:
+        ValueError: a value outside of 0..classes-1.
+    """
+    joint = torch.stack([label.long(), prediction.long()])
+    if joint.numel() and not bool(((joint >= 0) & (joint < classes)).all()):
+        raise ValueError(f"the label or the prediction has values outside of 0..{classes - 1}")
+    return torch.bincount(joint[0] * classes + joint[1], minlength=classes**2).view(classes, classes)
+
+
 class ConfusionMetric(Metric):
     """One int64 matrix, rows label and columns prediction, summed over batches and processes.
 
@@ -527,12 +539,7 @@ class ConfusionMetric(Metric):
         if prediction.shape != label.shape:
             raise ValueError(f"the label is {tuple(label.shape)}, the prediction {tuple(prediction.shape)}")
         counted = torch.ones_like(label, dtype=torch.bool) if self.ignore is None else label != self.ignore
-        rows, columns = label[counted].long(), prediction[counted].long()
-        joint = torch.stack([rows, columns])
-        if joint.numel() and not bool(((joint >= 0) & (joint < self.classes)).all()):
-            raise ValueError(f"the label or the prediction has values outside of 0..{self.classes - 1}")
-        counts = torch.bincount(rows * self.classes + columns, minlength=self.classes**2)
-        self.matrix += counts.view(self.classes, self.classes)
+        self.matrix += confusion_counts(label[counted], prediction[counted], self.classes)
 
     def counts(self) -> Counts:
         """The matrix as numpy."""
