@@ -112,7 +112,8 @@ def test_the_cards() -> None:
         ours = card.slug.endswith("nano")
         assert bool(card.weights) == (card.slug == "changemamba/bcd-nano")
         assert ("our own" in card.title) == ours
-        assert card.status is (Status.RUNS if ours else Status.REPRODUCED)
+        golden = card.slug.endswith("tiny")  # the size that the golden cases have
+        assert card.status is (Status.REPRODUCED if golden else Status.RUNS)
         assert {f.source for f in card.figures} <= {"here" if ours else "paper"}
         assert bool(card.released) != ours
     f1 = {(f.dataset, f.metric): f.value for f in CARDS["bcd-tiny"].figures}

@@ -231,7 +231,7 @@ def _card(kind: str, size: str) -> Card:
         slug=f"changemamba/{kind}-{size}",
         title=f"{title} (a size of our own)" if ours else title,
         task=task,
-        status=Status.RUNS if ours else Status.REPRODUCED,
+        status=Status.REPRODUCED if size == "tiny" else Status.RUNS,  # golden cases are of this size
         summary=f"{what}: a selective scan over both dates side by side, interleaved and stacked"
         + (", in a size of our own that is small enough for a CPU." if ours else "."),
         year=2024,
