@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from terralapse.tasks.confusion import ClassificationMetric
 from terralapse.tasks.label_smoothing import as_shares, mix_batch, smoothed_cross_entropy
-from terralapse.tasks.metrics import ClassificationMetric, macro_scores
+from terralapse.tasks.metrics import macro_scores
 
 
 def test_smoothing_closed_form() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terralapse.tasks import metrics as m
+from terralapse.tasks.confusion import BinaryChangeMetric, SemanticChangeMetric
 
 SIX = {"abs": 5e-7}
 
@@ -73,7 +74,7 @@ def test_a_value_out_of_range_is_never_wrapped(label: list[int], guess: list[int
     with pytest.raises(ValueError, match=r"outside of 0\.\.1"):
         m.confusion_matrix(label, guess, 2)
     with pytest.raises(ValueError, match=r"outside of 0\.\.1"):
-        m.BinaryChangeMetric().update(torch.tensor(guess), torch.tensor(label))
+        BinaryChangeMetric().update(torch.tensor(guess), torch.tensor(label))
 
 
 def test_shapes_must_agree() -> None:
@@ -285,7 +286,7 @@ def test_batches_add_up_to_the_whole(seed: int) -> None:
     rng = np.random.default_rng(seed)
     label = rng.choice([0, 1, 255], (4, 9, 7))
     guess = rng.integers(0, 2, label.shape)
-    metric = m.BinaryChangeMetric()
+    metric = BinaryChangeMetric()
     for a, b in zip(label, guess, strict=True):
         metric.update(torch.from_numpy(b), torch.from_numpy(a))
     whole = m.confusion_matrix(label, guess, 2)
@@ -297,7 +298,7 @@ def test_batches_add_up_to_the_whole(seed: int) -> None:
 
 
 def test_the_counts_are_exact_whole_numbers_that_processes_sum() -> None:
-    metric = m.SemanticChangeMetric("from-to")
+    metric = SemanticChangeMetric("from-to")
     assert metric.matrix.dtype == torch.int64
     assert metric.matrix.shape == (37, 37)
     assert (
@@ -306,7 +307,7 @@ def test_the_counts_are_exact_whole_numbers_that_processes_sum() -> None:
     truth, guess = m.from_to(*LABELS), m.from_to(*GUESSES)
     metric.update(torch.from_numpy(guess), torch.from_numpy(truth))
     assert metric.compute()["sek"] == pytest.approx(0.262143, **SIX)
-    dated = m.SemanticChangeMetric("per-date")
+    dated = SemanticChangeMetric("per-date")
     for label, said in zip(LABELS, GUESSES, strict=True):
         dated.update(torch.from_numpy(said), torch.from_numpy(label))
     assert dated.compute()["sek"] == pytest.approx(0.330650, **SIX)

@@ -9,7 +9,11 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
-from terralapse.tasks.metrics import SegmentationMetric, confusion_matrix, segmentation_scores
+from terralapse.tasks.confusion import SegmentationMetric
+from terralapse.tasks.metrics import (
+    confusion_matrix,
+    segmentation_scores,
+)
 
 
 def maps(seed: int, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -21,10 +21,10 @@ from terralapse.data.pairs import IGNORE
 from terralapse.errors import SystemNotReadyError
 from terralapse.tasks.change import ChangeOutput
 from terralapse.tasks.classification import ClassificationOutput
+from terralapse.tasks.confusion import confusion_counts
 from terralapse.tasks.damage import GRADES, DamageOutput
 from terralapse.tasks.metrics import (
     binary_scores,
-    confusion_counts,
     damage_scores,
     expected_calibration_error,
     macro_scores,

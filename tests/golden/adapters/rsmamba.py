@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from golden.case import Case, NotCoveredError, Result
 from terralapse.layers.mamba import PathType
 from terralapse.models.classification.rsmamba import SIZES, RSMamba, from_official
+from terralapse.tasks.confusion import ClassificationMetric
 from terralapse.tasks.label_smoothing import smoothed_cross_entropy
-from terralapse.tasks.metrics import ClassificationMetric
 
 
 def run(case: Case) -> Result:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Task
+from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Task, Weights
 from terralapse.errors import FileMissingError, SettingError
 from terralapse.labels import EUROSAT, scheme
 from terralapse.layers.mamba import MambaMixer, PathType, path_gate, run_paths, seeded_shuffle
@@ -72,6 +72,9 @@ GOLDEN = Figure(
     "golden case rsmamba/base-aid-224",
     "bound of the comparison with the published implementation, whose shuffles were seeded",
     "golden",
+)
+EUROSAT_PROTOCOL = (
+    "the samples, whose splits share no block of one degree; mean over ten classes, bootstrap over tiles"
 )
 TITLE = "RSMamba: Remote Sensing Image Classification with State Space Model"
 
@@ -172,9 +175,25 @@ NANO = Card(
         code="Apache-2.0",
         data="EuroSAT: MIT; contains modified Copernicus Sentinel data 2015-2018",
     ),
+    weights=(
+        Weights(
+            "rsmamba-eurosat-nano.safetensors",
+            sha256="7b6af65757781f5ac1e5cc019afe8f9cc89d356be67ea35adc9d782501b36f39",
+            licence="Apache-2.0",
+        ),
+    ),
+    figures=tuple(
+        Figure("macro F1", value, f"EuroSAT RGB {split}", EUROSAT_PROTOCOL, "here", interval)
+        for value, split, interval in (
+            (0.717, "val, which chose the epoch", (0.682, 0.747)),
+            (0.692, "test", (0.664, 0.718)),
+        )
+    ),
     parameters=633_610,
     threshold=None,
     limits=(
+        "It was trained on 3,100 tiles for an hour: three test tiles in ten are wrong, among them most of the "
+        "herbaceous vegetation and half of the permanent crops.",
         "It knows European land use in ten classes only, and every tile is called one of them.",
         "It was made for the 8-bit natural colours of EuroSAT; reflectance must be scaled alike.",
         "One label for a tile of 640 m; roads and rivers are recognised by the tile, not located.",
