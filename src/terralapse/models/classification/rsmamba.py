@@ -192,7 +192,7 @@ NANO = Card(
     parameters=633_610,
     threshold=None,
     limits=(
-        "It was trained on 3,100 tiles for an hour: three test tiles in ten are wrong, among them most of the "
+        "It was trained on 3,100 tiles for an hour: three test tiles in ten are wrong, with most of the "
         "herbaceous vegetation and half of the permanent crops.",
         "It knows European land use in ten classes only, and every tile is called one of them.",
         "It was made for the 8-bit natural colours of EuroSAT; reflectance must be scaled alike.",
