@@ -195,3 +195,11 @@ def test_generating_the_index_refuses_a_card_in_two_files(monkeypatch: pytest.Mo
     monkeypatch.setitem(imagery.CARDS, "cfnet", change.CARDS["cfnet"])
     with pytest.raises(ValueError, match="cfnet"):
         registry.generate_index()
+
+
+def test_every_system_for_pairs_states_what_swapping_the_dates_does() -> None:
+    ready = (Status.RUNS, Status.REPRODUCED)
+    silent = [
+        c.slug for c in registry.cards() if c.inputs.dates == 2 and c.status in ready and c.date_order is None
+    ]
+    assert not silent, f"date_order is missing on {', '.join(silent)}"

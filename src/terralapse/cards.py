@@ -54,6 +54,13 @@ class Stretch(StrEnum):
     SCENE_PERCENTILE = "scene-percentile"  # 2nd..98th percentile of both dates of the scene to 0..1
 
 
+class DateOrder(StrEnum):
+    """What exchanging the two dates does to a system for pairs."""
+
+    SYMMETRIC = "symmetric"  # the map of change stays as it is (maps of classes change places)
+    ORDERED = "ordered"  # before and after are told apart: swapped dates give another map
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """x' = (stretch(x) - mean) / std, band by band, in the model's band order."""
@@ -136,7 +143,8 @@ class Card:
     sets out to hold, False for what is its own. `quirks` name oddities of the official code that a
     checkpoint needs. `limits` says in sentences where it fails. `checkpoints` says where the authors publish
     theirs (a hub name, a Zenodo record), `none` when they publish none, or is empty when that is not known;
-    `weights` are those that come with the library, `released` the files of the authors.
+    `weights` are those that come with the library, `released` the files of the authors. `date_order` is
+    stated, and tested, by every system for pairs that runs.
     """
 
     slug: str
@@ -161,6 +169,7 @@ class Card:
     parameters: int | None = None
     default_rank: int | None = None  # lowest first among the systems that fit an input; None: only when asked
     checkpoints: str = ""
+    date_order: DateOrder | None = None
 
     @property
     def system(self) -> str:
@@ -177,6 +186,7 @@ class Card:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         values["task"] = Task(data["task"])
         values["status"] = Status(data["status"])
+        values["date_order"] = None if data["date_order"] is None else DateOrder(data["date_order"])
         values["inputs"] = _inputs_from(data["inputs"])
         values["licences"] = Licences(**data["licences"])
         values["weights"] = tuple(Weights(**w) for w in data["weights"])

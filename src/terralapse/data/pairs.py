@@ -19,6 +19,7 @@ class LabelledPair:
 
     `images` float32 [2, C, H, W] (before, after) in `unit`, NaN where there is no data; `label` uint8 [H, W]:
     1 changed, 0 not, `IGNORE` not annotated; `bands` common names in the order of C; `gsd` in metres.
+    `map` uint8 [H, W], for systems that take one: the classes of the earlier date, `IGNORE` where unknown.
     """
 
     name: str
@@ -27,6 +28,7 @@ class LabelledPair:
     gsd: float
     bands: tuple[str, ...]
     unit: Unit
+    map: np.ndarray | None = None
 
 
 class ChangeSet(Protocol):

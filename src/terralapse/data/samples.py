@@ -21,7 +21,7 @@ from terralapse.sensors import Unit
 @dataclass(frozen=True)
 class SemanticPair:
     """Two dates, and the class of each changed place at both: `before`, `after` uint8 [H, W] of 0
-    (unchanged), 1..K, and `IGNORE`."""
+    (unchanged), 1..K, and `IGNORE`. `map` as in `LabelledPair`."""
 
     name: str
     images: np.ndarray
@@ -30,6 +30,7 @@ class SemanticPair:
     gsd: float
     bands: tuple[str, ...]
     unit: Unit
+    map: np.ndarray | None = None
 
     @property
     def label(self) -> np.ndarray:

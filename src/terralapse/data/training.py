@@ -26,9 +26,10 @@ def parts_of(sample: AnySample) -> tuple[np.ndarray, dict[str, np.ndarray], int 
         return sample.image[None], {"label": sample.label}, None
     if isinstance(sample, DamagePair):
         return sample.images, {"building": sample.building, "damage": sample.damage}, None
+    known = {} if sample.map is None else {"map": sample.map}
     if isinstance(sample, SemanticPair):
-        return sample.images, {"before": sample.before, "after": sample.after}, None
-    return sample.images, {"label": sample.label}, None
+        return sample.images, {"before": sample.before, "after": sample.after, **known}, None
+    return sample.images, {"label": sample.label, **known}, None
 
 
 def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
@@ -100,6 +101,10 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
         if "damage" in maps and self.recipe.swap > 0:
             raise SettingError(
                 f"swap={self.recipe.swap:g}", "exchanges before and after the disaster", "Leave it out."
+            )
+        if "map" in maps and self.recipe.swap > 0:
+            raise SettingError(
+                f"swap={self.recipe.swap:g}", "the map shows the earlier date, not the later", "Leave it out."
             )
         rng = np.random.default_rng([self.seed, 1, index])
         images, maps = augment(images, maps, self.recipe, rng, self.size)

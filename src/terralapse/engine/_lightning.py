@@ -92,7 +92,7 @@ class Training(L.LightningModule):
         self._began = time.monotonic()
 
     def _forward(self, batch: Batch) -> Any:
-        return self.system.forward(self.system.normalise(batch["images"], None, self.source.state))
+        return self.system.respond(batch, self.source.state)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         if self.recipe.mixup or self.recipe.cutmix:

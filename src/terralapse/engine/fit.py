@@ -120,7 +120,7 @@ def seal(system: NetworkSystem, best: Path, source: Sources, batch: int = 1) -> 
     measure = measure_for(system.card.task, source.classes, temperature=temperature)
     with torch.inference_mode():
         for batched in DataLoader(source.val, batch_size=batch):
-            measure.update(system.forward(system.normalise(batched["images"], None, source.state)), batched)
+            measure.update(system.respond(batched, source.state), batched)
     found |= {
         "validation": measure.scores(measure.counts()),
         "state": source.state,
@@ -142,7 +142,7 @@ def _logits(system: NetworkSystem, source: Sources, batch: int) -> tuple[np.ndar
     scores, labels = [], []
     with torch.inference_mode():
         for batched in DataLoader(source.val, batch_size=batch):
-            output = system.forward(system.normalise(batched["images"], None, source.state))
+            output = system.respond(batched, source.state)
             scores.append(output.change().logits.float().numpy().ravel())
             labels.append(batched["label"].numpy().ravel())
     return np.concatenate(scores), np.concatenate(labels)

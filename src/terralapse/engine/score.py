@@ -258,7 +258,7 @@ def _network(system: NetworkSystem, dataset: Any, scheme: Any, device: str, samp
         picked = pick_bands(sample, system)
         batch = {k: v.to(device) for k, v in batch_of([picked]).items()}
         started = time.perf_counter()
-        output = predict_sample(system, picked, batch["images"])
+        output = predict_sample(system, picked, batch)
         seconds += time.perf_counter() - started
         _same_classes(system, output, classes, scheme.slug)
         measure.reset()
@@ -276,8 +276,8 @@ def _network(system: NetworkSystem, dataset: Any, scheme: Any, device: str, samp
     )
 
 
-def predict_sample(system: NetworkSystem, sample: Any, images: Tensor) -> Any:
-    """The output of the task for one sample, whose `images` [1, T, C, H, W] may be NaN in places.
+def predict_sample(system: NetworkSystem, sample: Any, batch: Mapping[str, Tensor]) -> Any:
+    """The output of the task for one sample and its batch of one.
 
     Raises:
         ModelInputError: an image in units that the system was not made for, and that no stretch can mend.
@@ -293,9 +293,10 @@ def predict_sample(system: NetworkSystem, sample: Any, images: Tensor) -> Any:
         raise ModelInputError(
             system.card.slug, f"takes {wanted}, and {sample.name} is in {sample.unit}", "Convert the images."
         )
-    usable = images.isfinite().all(dim=2).all(dim=1)
+    images = sample.images if hasattr(sample, "images") else sample.image[None]
+    usable = torch.from_numpy(np.isfinite(images).all(axis=(0, 1)))[None].to(batch["images"].device)
     with torch.inference_mode():
-        return system.forward(system.normalise(images, None if usable.all() else usable, state))
+        return system.respond(batch, state, None if usable.all() else usable)
 
 
 def _same_classes(system: NetworkSystem, output: Any, classes: int, scheme: str) -> None:

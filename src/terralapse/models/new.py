@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.cards import Card, DateOrder, Inputs, Licences, Status, Task
 from terralapse.grid.pair import PairSample
 from terralapse.registry import register
 from terralapse.tasks.change import ChangeDetector
@@ -44,6 +44,7 @@ CARD = Card(
     title=$quoted_title,
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     summary=$quoted_summary,
     year=$year,
     paper="$paper",

@@ -31,7 +31,13 @@ class NetworkSystem(ABC):
     - damage: `building` [B, H, W] of 0, 1, 255 and `damage` [B, H, W] of 0..4, 255;
     - segmentation: `label` [B, H, W] of 0..K-1, 255;
     - classification: `label` [B] of class ids, or float [B, K] of shares that sum to one.
+
+    `extras` names what a batch may hold beside `images` and the network can take: `forward` gets each by
+    keyword, in the form that it has in the batch, or not at all where the batch has none. `map` is a map of
+    the earlier date, int64 [B, H, W] of class ids and 255 where it says nothing.
     """
+
+    extras: tuple[str, ...] = ()
 
     def __init__(self, card: Card, network: nn.Module) -> None:
         normalisation = card.inputs.normalisation
@@ -87,6 +93,14 @@ class NetworkSystem(ABC):
         mean, std = (x.to(images).view(column) for x in (self._mean, self._std))
         normal = (images - mean) / std
         return normal if usable is None else normal.masked_fill(~usable[:, None, None], 0.0)
+
+    def respond(
+        self, batch: Mapping[str, Tensor], state: Mapping[str, Any], usable: Tensor | None = None
+    ) -> Any:
+        """The output for a batch of a data set: `images` in physical units, and `extras`; `usable` as in
+        `normalise`."""
+        given = {name: batch[name] for name in self.extras if name in batch}
+        return self.forward(self.normalise(batch["images"], usable, state), **given)
 
     def to(self, device: torch.device | str) -> Any:
         """Moves the network."""

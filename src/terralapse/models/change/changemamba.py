@@ -17,7 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Released, Status, Task, Weights
+from terralapse.cards import (
+    Card,
+    DateOrder,
+    Figure,
+    Inputs,
+    Licences,
+    Normalisation,
+    Released,
+    Status,
+    Task,
+    Weights,
+)
 from terralapse.layers.decoding import ResBlock, interleave, pointwise, up_to
 from terralapse.layers.vmamba import (
     Checkpointing,
@@ -269,6 +280,7 @@ def _card(kind: str, size: str) -> Card:
         title=f"{title} (a size of our own)" if ours else title,
         task=task,
         status=Status.REPRODUCED if size == "tiny" else Status.RUNS,  # golden cases are of this size
+        date_order=DateOrder.ORDERED,
         summary=f"{what}: a selective scan over both dates side by side, interleaved and stacked"
         + (", in a size of our own that is small enough for a CPU." if ours else "."),
         year=2024,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.cards import Card, DateOrder, Inputs, Licences, Status, Task
 from terralapse.grid.pair import PairSample
 from terralapse.layers.unsupervised import (
     change_cut,
@@ -30,6 +30,7 @@ CARD = Card(
     title="Change vector analysis with a minimum-error threshold",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Length of the spectral change vector on robustly scaled bands, cut by Kittler-Illingworth.",
     year=2000,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.cards import Card, DateOrder, Inputs, Licences, Status, Task
 from terralapse.grid.pair import PairSample
 from terralapse.layers.unsupervised import otsu, usable, valid_pixels
 from terralapse.registry import register
@@ -22,6 +22,7 @@ CARD = Card(
     title="Absolute difference with Otsu's threshold",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Mean absolute difference over the bands, cut by Otsu's rule: the baseline of the score table.",
     year=1979,

@@ -21,7 +21,7 @@ import torch
 from scipy.special import chdtrc
 from torch import Tensor
 
-from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.cards import Card, DateOrder, Inputs, Licences, Status, Task
 from terralapse.errors import NoValidDataError
 from terralapse.grid.pair import PairSample
 from terralapse.layers.unsupervised import change_cut, count_valid, cut_probability, usable
@@ -33,6 +33,7 @@ CARD = Card(
     title="Iteratively reweighted multivariate alteration detection",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Canonical correlation of the two dates, reweighted by the chi-square probability of no change; "
     "blind to gain, offset and any linear mixing of the bands.",

@@ -16,7 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Status, Stretch, Task, Weights
+from terralapse.cards import (
+    Card,
+    DateOrder,
+    Figure,
+    Inputs,
+    Licences,
+    Normalisation,
+    Status,
+    Stretch,
+    Task,
+    Weights,
+)
 from terralapse.layers.mbconv import ConvBN, InvertedResidual, within
 from terralapse.layers.padding import pad_to_multiple
 from terralapse.layers.pairing import SymmetricFusion
@@ -41,6 +52,7 @@ RGB = Card(
     title="LapseNet for RGB images of 0.3 to 3 m",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Buildings that were built, removed or destroyed, and debris, in colour images of 0.3 to 3 m; "
     "a compact Siamese network that does not care which date came first.",
@@ -90,6 +102,7 @@ S2 = Card(
     title="LapseNet for Sentinel-2 at 10 m",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Buildings that were built or removed, in the four 10 m bands of Sentinel-2; a compact Siamese "
     "network that does not care which date came first.",

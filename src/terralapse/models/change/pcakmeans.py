@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.cards import Card, DateOrder, Inputs, Licences, Status, Task
 from terralapse.grid.pair import PairSample
 from terralapse.layers.unsupervised import match_dates, otsu, scale_dates, usable, valid_pixels
 from terralapse.registry import register
@@ -31,6 +31,7 @@ CARD = Card(
     title="PCA of neighbourhoods and k-means",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Describes the 5 x 5 neighbourhood of every pixel of the difference image by principal "
     "components and splits the descriptions in two clusters.",

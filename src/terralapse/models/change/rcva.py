@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from terralapse.cards import Card, Inputs, Licences, Status, Task
+from terralapse.cards import Card, DateOrder, Inputs, Licences, Status, Task
 from terralapse.grid.pair import PairSample
 from terralapse.layers.unsupervised import (
     change_cut,
@@ -34,6 +34,7 @@ CARD = Card(
     title="Robust change vector analysis",
     task=Task.CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.SYMMETRIC,
     seed=False,
     summary="Smallest spectral distance within a 5 x 5 window on the other date, cut by Kittler-Illingworth; "
     "forgives misregistration and relief displacement of up to two pixels.",

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Released, Status, Task
+from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Released, Status, Task
 from terralapse.errors import SettingError
 from terralapse.layers.fcos import FCOSHead, LevelOutput
 from terralapse.layers.fpn import FPN, ConvModule
@@ -444,6 +444,7 @@ def _card(kind: str, size: str, slug: str) -> Card:
         title=TITLE,
         task=task,
         status=Status.RUNS if kind or size != "b" else Status.REPRODUCED,
+        date_order=DateOrder.ORDERED if kind == "cd" else None,
         summary=f"{summary}; the {'base' if size == 'b' else 'large'} size.",
         year=2025,
         paper="arXiv:2503.16426",

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.cards import Card, Figure, Inputs, Licences, Normalisation, Released, Status, Task
+from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Released, Status, Task
 from terralapse.data.pairs import IGNORE
 from terralapse.labels import LANDSAT_SCD, SECOND_MAMBA
 from terralapse.layers.dct import ChannelConv
@@ -79,6 +79,7 @@ SECOND = Card(
     title=TITLE,
     task=Task.SEMANTIC_CHANGE,
     status=Status.REPRODUCED,
+    date_order=DateOrder.ORDERED,
     summary="Semantic change on a selective-scan encoder, fusing space and frequency, guided by change; the "
     "seven classes of SECOND.",
     year=2025,
@@ -117,6 +118,7 @@ LANDSAT = Card(
     title=TITLE,
     task=Task.SEMANTIC_CHANGE,
     status=Status.RUNS,
+    date_order=DateOrder.ORDERED,
     summary="The same network for the five classes of Landsat-SCD.",
     year=2025,
     paper="arXiv:2508.08232",
