@@ -131,6 +131,9 @@ def test_trees_that_are_not_whole(tmp_path: Path) -> None:
     (tmp_path / "B/b.png").unlink()
     with pytest.raises(FileMissingError, match=r"B/b\.png.*other date only"):
         BiTemporal(tmp_path)
+    (tmp_path / "B/a.png").unlink()
+    with pytest.raises(FileMissingError, match=r"as 2 files in all: a\.png, b\.png"):
+        BiTemporal(tmp_path)
 
 
 def test_trees_that_are_ambiguous(tmp_path: Path) -> None:
@@ -255,11 +258,15 @@ def test_a_palette_with_the_colours_of_the_scheme_counts_by_colour(tmp_path: Pat
 def test_classes_that_the_scheme_does_not_have(tmp_path: Path) -> None:
     pairs(tmp_path, ["1"], labels={"label1": rows(*[0] * 7, 9), "label2": rows(*[0] * 8)})
     with pytest.raises(
-        UnreadableFileError, match=r"label1/1\.png: holds 9, which is no class of second-mamba"
+        UnreadableFileError,
+        match=r"label1/1\.png: holds 9, which is no class of second-mamba \(9 on 8 pixels\)",
     ):
         SemanticBiTemporal(tmp_path, None, SECOND_MAMBA)[0]
     save(tmp_path / "label1/1.png", coloured(*[WHITE] * 7, (0, 128, 1)))
-    with pytest.raises(UnreadableFileError, match=r"label1/1\.png: holds the colour \(0, 128, 1\)"):
+    with pytest.raises(
+        UnreadableFileError,
+        match=r"label1/1\.png: holds colours that no class has: \(0, 128, 1\) on 8 pixels",
+    ):
         SemanticBiTemporal(tmp_path, None, SECOND_MAMBA)[0]
     (tmp_path / "label2/1.png").unlink()
     with pytest.raises(FileMissingError, match=r"label2/1\.png"):

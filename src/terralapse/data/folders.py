@@ -40,6 +40,7 @@ DATES = (
 )
 CHANGE = ("label", "labels", "GT", "GT_CD", "OUT", "mask", "masks", "change")
 CLASSES = (("label1", "label2"), ("labelA", "labelB"), ("GT_T1", "GT_T2"), ("label_A", "label_B"))
+MOST_NAMED = 20  # files in one error
 LISTS = ("list/{}.txt", "{}_list.txt", "{}.txt", "list/{}_list.txt")
 
 
@@ -57,11 +58,10 @@ class _Pairs:
         before, after = self._pair_of(DATES, "the two dates")
         self._before, self._after = self._files(before), self._files(after)
         for one, other, folder in ((self._before, self._after, after), (self._after, self._before, before)):
-            alone = sorted(one.keys() - other.keys())
-            if alone:
-                raise FileMissingError(
-                    folder / one[alone[0]].name, "has a partner on the other date only", "Add the file."
-                )
+            _refuse_missing(
+                [folder / one[n].name for n in sorted(one.keys() - other.keys())],
+                "has a partner on the other date only",
+            )
 
     def _pair_of(self, names: tuple[tuple[str, str], ...], what: str) -> tuple[Path, Path]:
         """The one pair of folders of `names` that is there."""
@@ -94,11 +94,7 @@ class _Pairs:
         if self._listed is None:
             return files
         path, names = self._listed
-        missing = [n for n in names if n not in files]
-        if missing:
-            raise FileMissingError(
-                folder / missing[0], f"is in {path.name} and not there", "Complete the folder or the list."
-            )
+        _refuse_missing([folder / n for n in names if n not in files], f"is in {path.name} and not there")
         return {n: files[n] for n in names}
 
 
@@ -190,13 +186,10 @@ class SemanticBiTemporal(_Pairs):
         self._labels = [files_of(f) for f in folders]
         self.names = sorted(self._before)
         for files, folder in zip(self._labels, folders, strict=True):
-            missing = [n for n in self.names if n not in files]
-            if missing:
-                raise FileMissingError(
-                    folder / self._before[missing[0]].name,
-                    "is not there, and its images are",
-                    "Add the file.",
-                )
+            _refuse_missing(
+                [folder / self._before[n].name for n in self.names if n not in files],
+                "is not there, and its images are",
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -211,6 +204,17 @@ class SemanticBiTemporal(_Pairs):
 
     def __iter__(self) -> Iterator[SemanticPair]:
         return (self[i] for i in range(len(self)))
+
+
+def _refuse_missing(paths: list[Path], fault: str) -> None:
+    """One error that names all files that are missing, so that they can be mended in one go."""
+    if not paths:
+        return
+    if len(paths) > 1:
+        rest = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+        names = ", ".join(p.name for p in paths[:MOST_NAMED])
+        fault = f"{fault}, as {len(paths)} files in all: {names}{rest}"
+    raise FileMissingError(paths[0], fault, "Complete the folder, or take the names out of the list.")
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from terralapse.labels import ClassScheme
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 RGB = ("red", "green", "blue")
+MOST_NAMED = 12  # classes or colours in one error
 Colour = tuple[int, int, int]
 
 
@@ -141,10 +142,11 @@ def _by_id(path: Path, plane: np.ndarray, scheme: ClassScheme) -> np.ndarray:
     known = [c.value for c in scheme.classes]
     strange = [v for v in values_in(plane) if v not in known and v != scheme.nodata]
     if strange:
+        counts = ", ".join(f"{v} on {int((plane == v).sum()):,} pixels" for v in strange[:MOST_NAMED])
         raise UnreadableFileError(
             path,
-            f"holds {_few(strange)}, which is no class of {scheme.slug}",
-            "Check the data set's version.",
+            f"holds {_few(strange)}, which is no class of {scheme.slug} ({counts})",
+            f"{scheme.slug} has {_few(known)}. Check the data set's version, or name another scheme.",
         )
     return np.where(plane == scheme.nodata, IGNORE, plane).astype(np.uint8)
 
@@ -157,10 +159,16 @@ def _by_colour(path: Path, pixels: np.ndarray, table: Mapping[int, int]) -> np.n
         values[here] = value
         known |= here
     if not known.all():
-        colour = int(packed[~known][0])
+        colours, counts = np.unique(packed[~known], return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:MOST_NAMED]
+        named = "; ".join(
+            f"({c >> 16}, {c >> 8 & 255}, {c & 255}) on {n:,} pixels"
+            for c, n in ((int(colours[i]), int(counts[i])) for i in most)
+        )
+        rest = f"; and {len(colours) - MOST_NAMED} more" if len(colours) > MOST_NAMED else ""
         raise UnreadableFileError(
             path,
-            f"holds the colour ({colour >> 16}, {colour >> 8 & 255}, {colour & 255}), which no class has",
+            f"holds colours that no class has: {named}{rest}",
             "Labels must be stored without compression losses, in the colours of their scheme.",
         )
     return values
