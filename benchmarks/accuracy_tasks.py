@@ -101,7 +101,7 @@ def classes(report: SplitReport) -> str:
     from terralapse.labels import scheme
 
     names = [c.title for c in scheme(report.classes).classes]
-    lines = ["Rows are the label, columns the prediction.\n", f"| | {' | '.join(names)} |"]
+    lines = ["\nRows are the label, columns the prediction.\n", f"| | {' | '.join(names)} |"]
     lines.append("| --- |" + " --- |" * len(names))
     lines += [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, matrix, strict=True)]
     return "\n".join(lines) + "\n"
