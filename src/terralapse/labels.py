@@ -205,6 +205,58 @@ LOVEDA = ClassScheme(  # the files hold 0 for no data and 1..7; the reader subtr
     ),
 )
 
+DYNAMICEARTHNET = ClassScheme(  # the files hold a seventh, snow and ice, which nobody scores
+    "dynamicearthnet",
+    "DynamicEarthNet",
+    (
+        LabelClass(0, "impervious", "Impervious surface", "#606060"),
+        LabelClass(1, "agriculture", "Agriculture", "#cccc00"),
+        LabelClass(2, "vegetation", "Forest and other vegetation", "#007a00"),
+        LabelClass(3, "wetland", "Wetland", "#000080"),
+        LabelClass(4, "soil", "Soil", "#804000"),
+        LabelClass(5, "water", "Water", "#0080ff"),
+    ),
+)
+HRSCD = ClassScheme(  # the files hold 0 for no information and 1..5; the reader subtracts one
+    "hrscd",
+    "HRSCD",
+    (
+        LabelClass(0, "artificial", "Artificial surface", "#a03232"),
+        LabelClass(1, "agriculture", "Agricultural area", "#e6d24b"),
+        LabelClass(2, "forest", "Forest", "#2d8c3c"),
+        LabelClass(3, "wetland", "Wetland", "#a08cdc"),
+        LabelClass(4, "water", "Water", "#3c8cdc"),
+    ),
+)
+RULES = ClassScheme(
+    "rules",
+    "What an RGB image shows by fixed rules",
+    (
+        LabelClass(0, "vegetation", "Vegetation", "#3c8c3c"),
+        LabelClass(1, "dark", "Water or shadow", "#283c64"),
+        LabelClass(2, "bright", "Bright built-up", "#e6e6e6"),
+        LabelClass(3, "soil", "Bare soil", "#b48c5a"),
+        LabelClass(4, "other", "Other", "#969696"),
+    ),
+)
+
+
+def of_changes(scheme: ClassScheme) -> ClassScheme:
+    """The scheme for maps of what changed: "unchanged" first, and each class one higher."""
+    return ClassScheme(
+        f"{scheme.slug}-change",
+        f"{scheme.title}, where something changed",
+        (
+            LabelClass(0, "unchanged", "Unchanged", "#ffffff"),
+            *(LabelClass(c.value + 1, c.name, c.title, c.colour) for c in scheme.classes),
+        ),
+        scheme.nodata,
+    )
+
+
+DYNAMICEARTHNET_CHANGE = of_changes(DYNAMICEARTHNET)
+HRSCD_CHANGE = of_changes(HRSCD)
+
 
 def numbered(slug: str, title: str, names: str) -> ClassScheme:
     """A scheme of the classes 0, 1, ... in the order of `names` (machine names separated by blanks), with
@@ -288,6 +340,11 @@ SCHEMES = {
         BUILDINGS,
         ISPRS,
         LOVEDA,
+        DYNAMICEARTHNET,
+        DYNAMICEARTHNET_CHANGE,
+        HRSCD,
+        HRSCD_CHANGE,
+        RULES,
         EUROSAT,
         UCMERCED,
         AID,

@@ -158,8 +158,14 @@ class NetworkDetector(NetworkSystem, ChangeDetector):
             area = _bounds(usable)
             picked, usable = picked[..., *area], usable[:, *area]
             normal = self.normalise(picked, None if usable.all() else usable, state)
-            found[:, *area] = self.forward(normal).change().probability(state["temperature"])
+            given = self.extras_of(images[..., *area], state)
+            found[:, *area] = self.forward(normal, **given).change().probability(state["temperature"])
             return found
+
+    def extras_of(self, images: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What `forward` gets beside the images, from the bands of the pair [B, 2, C, H, W] that are no
+        image; nothing unless a system says otherwise."""
+        return {}
 
 
 def _bounds(usable: Tensor) -> tuple[slice, slice]:

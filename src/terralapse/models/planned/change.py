@@ -87,24 +87,6 @@ _CARDS = (
         limits=("The window layout fixes the tile size to 256 pixels.",),
     ),
     Card(
-        slug="mapformer",
-        title="MapFormer: Boosting Change Detection by Using Pre-change Information",
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary=(
-            "Change conditioned on a land-cover map of the earlier date, with or without the earlier image."
-        ),
-        year=2023,
-        paper="ICCV 2023",
-        repository="https://github.com/mxbh/mapformer",
-        inputs=_pair(32),
-        licences=Licences(
-            code=f"{_UNSTATED}; its MiT backbone is under NVIDIA's non-commercial licence",
-            weights="MiT weights are non-commercial",
-        ),
-        limits=("Needs a semantic map of the earlier date beside the two images.",),
-    ),
-    Card(
         slug="semicd-vl",
         title="SemiCD-VL: Visual-Language Model Guidance Makes Better Semi-supervised Change Detector",
         task=Task.CHANGE,
