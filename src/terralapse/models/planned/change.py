@@ -22,71 +22,6 @@ def _pair(size_multiple: int, normalisation: Normalisation | None = _IMAGENET) -
 
 _CARDS = (
     Card(
-        slug="cdmaskformer",
-        title="Rethinking Remote Sensing Change Detection With A Mask View",
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary="Binary change as mask classification: learned queries each predict a class and a mask.",
-        year=2024,
-        paper="arXiv:2406.15320",
-        repository="https://github.com/xwmaxwma/rschange",
-        inputs=_pair(32),
-        licences=Licences(code=_UNSTATED),
-        limits=("The output map is stretched to its own minimum and maximum, image by image.",),
-    ),
-    Card(
-        slug="cfnet",
-        title="CFNet: Optimizing Remote Sensing Change Detection through Content-Aware Enhancement",
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary=(
-            "A Siamese EfficientNet with a content decoder for each date and weights from cosine distance."
-        ),
-        year=2025,
-        paper="arXiv:2503.08505",
-        repository="https://github.com/wifiBlack/CFNet",
-        inputs=Inputs(dates=2, bands=("blue", "green", "red"), units=(Unit.RGB255,), size_multiple=16),
-        licences=Licences(code="Apache-2.0"),
-        quirks=(
-            "Channels are in the order blue, green, red, with one mean and deviation per data set and date.",
-        ),
-        limits=("The output is a regression squashed by tanh, not a probability.",),
-        checkpoints="Hugging Face wifibk/CFNet",
-    ),
-    Card(
-        slug="fsg-net",
-        title=(
-            "FSG-Net: Frequency-Spatial Synergistic Gated Network for High-Resolution Remote Sensing Change "
-            "Detection"
-        ),
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary="Wavelet-domain difference features, spatio-temporal attention and gated fusion.",
-        year=2025,
-        paper="arXiv:2509.06482",
-        repository="https://github.com/zxXie-Air/FSG-Net",
-        inputs=_pair(32, normalisation=None),
-        licences=Licences(code=_UNSTATED),
-        checkpoints="none",
-        limits=("Only one module of the network is published; the rest can only be rebuilt from the paper.",),
-    ),
-    Card(
-        slug="lenet",
-        title=(
-            "A Remote Sensing Image Change Detection Method Integrating Layer Exchange and Channel-Spatial "
-            "Differences"
-        ),
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary="A Siamese SwinV2 whose two feature pyramids exchange layers, weighted by differences.",
-        year=2025,
-        paper="doi:10.1109/JSTARS.2025.3576831",
-        repository="https://github.com/dyzy41/lenet",
-        inputs=_pair(256),
-        licences=Licences(code=f"{_UNSTATED}; a fork of mmsegmentation, Apache-2.0"),
-        limits=("The window layout fixes the tile size to 256 pixels.",),
-    ),
-    Card(
         slug="semicd-vl",
         title="SemiCD-VL: Visual-Language Model Guidance Makes Better Semi-supervised Change Detector",
         task=Task.CHANGE,
@@ -101,28 +36,6 @@ _CARDS = (
         inputs=Inputs(dates=2, bands=_RGB, units=(Unit.RGB255,), normalisation=_IMAGENET),
         licences=Licences(code="Apache-2.0 (parts of UniMatch, MIT)"),
         checkpoints="none",
-    ),
-    Card(
-        slug="fusu",
-        title=(
-            "FUSU: A Multi-temporal-source Land Use Change Segmentation Dataset for Fine-grained Urban "
-            "Semantic "
-            "Understanding"
-        ),
-        task=Task.SEMANTIC_CHANGE,
-        status=Status.PLANNED,
-        summary=(
-            "Land use of two very-high-resolution dates and their change, helped by a Sentinel-1/2 series."
-        ),
-        year=2024,
-        paper="arXiv:2405.19055",
-        repository="https://github.com/yuanshuai0914/FUSU",
-        inputs=Inputs(dates=2, bands=_RGB, units=(Unit.RGB255,), gsd_range=(0.2, 0.5)),
-        licences=Licences(code="MIT (header of the code it builds on)"),
-        checkpoints="none",
-        limits=(
-            "The released code has defects that a port must mend, so no published score can be met yet.",
-        ),
     ),
     Card(
         slug="changen2",
