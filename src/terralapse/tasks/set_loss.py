@@ -68,7 +68,7 @@ def changed_object(label: Tensor, size: tuple[int, int] | None = None) -> Object
 
 def set_loss(
     logits: Tensor, masks: Tensor, objects: Objects, weights: Weights = Weights()
-) -> dict[str, Tensor]:  # noqa: B008
+) -> dict[str, Tensor]:
     """`total` and its weighted parts `label`, `mask` and `dice`, each a sum over the predictions, which are
     matched one by one.
 
@@ -79,18 +79,19 @@ def set_loss(
         logits: of classes [P, B, Q, K], with 0 for nothing.
         masks: logits [P, B, Q, h, w], enlarged to the size of the objects where they are smaller.
     """
-    batch, room = objects.classes.shape
-    images, slots = objects.there.nonzero(as_tuple=True)
-    number = max(1, len(images))
-    truth, counts = objects.masks[images, slots].float(), objects.counts[images]
+    there = objects.there
+    number = max(1, int(there.sum()))
     counted = objects.counts.flatten(1).any(dim=1)
     scale = torch.ones(logits.shape[-1], device=logits.device)
     scale[0] = weights.nothing
     zero = logits.new_zeros((), dtype=torch.float32)
     parts = {"label": zero, "mask": zero, "dice": zero}
     for said, drawn in zip(logits.float(), masks.float(), strict=True):
-        query = match(costs(said, drawn, objects, weights), objects.there)[images, slots]
-        wanted = torch.zeros(batch, said.shape[1], dtype=torch.long, device=said.device)
+        matched = match(costs(said, drawn, objects, weights), there)
+        images, slots = (matched >= 0).nonzero(as_tuple=True)
+        query = matched[images, slots]
+        truth, counts = objects.masks[images, slots].float(), objects.counts[images]
+        wanted = torch.zeros(said.shape[:2], dtype=torch.long, device=said.device)
         wanted[images, query] = objects.classes[images, slots]
         weight = scale[wanted] * counted[:, None]
         entropy = F.cross_entropy(said.flatten(0, 1), wanted.flatten(), reduction="none").view_as(weight)
@@ -114,7 +115,7 @@ def set_loss(
 
 
 @torch.no_grad()
-def costs(logits: Tensor, masks: Tensor, objects: Objects, weights: Weights = Weights()) -> Tensor:  # noqa: B008
+def costs(logits: Tensor, masks: Tensor, objects: Objects, weights: Weights = Weights()) -> Tensor:
     """What it costs to let a query stand for an object, [B, Q, T]: minus the probability of its class, the
     focal loss of its mask as a mean over the pixels, and the Dice loss, each with its weight.
 

@@ -3,8 +3,9 @@
 Source: Ma et al., "Rethinking Remote Sensing Change Detection With A Mask View", 2024, arXiv:2406.15320; the
 network as in the released code, under whose names of parameters it can be loaded. Differs from it in: the
 score of change is not stretched to its own minimum and maximum in each image, unless asked; the encoder's
-fifth stage, of which nothing is used, is not built; an image that is all change has a target as any other; and
-a size `nano` is ours.
+fifth stage, of which nothing is used, is not built; both dates pass through the encoder as one batch, so that
+its normalisation sees in training what it sees in evaluation, unless asked; an image that is all change has a
+target as any other; and a size `nano` is ours.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from terralapse.tasks.network import NetworkDetector, Target, crop_like
 from terralapse.tasks.set_loss import changed_object, set_loss
 
 PIXELS = 32  # stride of the deepest level
-POINTS = 4  # places that a pixel looks at in each level, in each head
 SURE = 1e-6  # a score is kept this far from 0 and 1, where log-odds end
 STEM = "smb1.stem_block.0.c.weight"
 DEAD = ("smb5.", "trans3.", "linear.")  # of the encoder; computed by the released code, used by nothing
@@ -59,6 +59,7 @@ class Size:
     mixing: int  # layers of deformable attention
     depth: int  # layers of the queries
     queries: int = 5
+    points: int = 4  # that a pixel looks at in each level, in each head
     mask_stride: int = 1
 
 
@@ -66,10 +67,10 @@ SIZES = {
     "": Size(LARGE[:4], 32, 8, 0.1, 256, 8, 1024, mixing=4, depth=13),
     "nano": Size(
         (
-            Stage(((3, 2, 12, 1), (3, 3, 24, 2))),
-            Stage(((5, 3, 32, 2),)),
-            Stage(((3, 3, 64, 2),), 1, 8, 2),
-            Stage(((5, 3, 96, 2),), 1, 8, 2),
+            Stage(((3, 1, 12, 1), (3, 2, 24, 2))),
+            Stage(((3, 3, 32, 2),)),
+            Stage(((3, 3, 64, 2), (3, 3, 64, 1)), 1, 8, 2),
+            Stage(((3, 3, 96, 2),), 1, 8, 2),
         ),
         stem=12,
         encoder_heads=4,
@@ -79,6 +80,7 @@ SIZES = {
         hidden=128,
         mixing=1,
         depth=4,
+        points=2,
         mask_stride=4,
     ),
 }
@@ -196,14 +198,15 @@ class PixelDecoder(nn.Module):
     """Four maps of one width: the three coarse ones mixed by deformable attention, the finest one fused
     with the mixed map at stride 8. Positions are convolutions of the maps, not waves."""
 
-    def __init__(self, channels: Sequence[int], width: int, heads: int, hidden: int, layers: int) -> None:
+    def __init__(self, channels: Sequence[int], size: Size) -> None:
         super().__init__()
+        width = size.width
         self.input_proj = nn.ModuleList(projected(c, width) for c in reversed(channels))
         self.pos_linear = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width) for _ in channels)
         mixed = len(channels) - 1
         self.level_embed = nn.Parameter(torch.randn(mixed, width))
         self.layers = nn.ModuleList(
-            DeformableLayer(width, heads, mixed, POINTS, hidden) for _ in range(layers)
+            DeformableLayer(width, size.heads, mixed, size.points, size.hidden) for _ in range(size.mixing)
         )
         self.adapter_1 = projected(channels[0], width, act=True)
         self.layer_1 = projected(width, width, kernel=3, act=True)
@@ -246,7 +249,9 @@ class CDMaskFormer(nn.Module):
         channels = [stage.bottlenecks[-1][2] for stage in size.stages]
         for level, width in enumerate(channels, start=1):
             self.add_module(f"tff{level}", ChangeExtractor(width))
-        self.pixel_decoder = PixelDecoder(channels, size.width, size.heads, size.hidden, size.mixing)
+        self.pixel_decoder = PixelDecoder(
+            channels, size.width, size.heads, size.hidden, size.mixing, size.points
+        )
         self.predictor = MaskQueries(size.width, size.heads, size.hidden, size.depth, size.queries)
         self.register_buffer("offset", torch.zeros(()))  # of the log-odds; 0 in the authors' files
 
