@@ -97,7 +97,10 @@ class Training(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         if self.recipe.mixup or self.recipe.cutmix:
             batch = self._mixed(batch)
-        parts = self.system.loss(self._forward(batch), batch)
+        if self.source.step is None:
+            parts = self.system.loss(self._forward(batch), batch)
+        else:
+            parts = self.source.step(self.system, batch, self.source.state, self.global_step / self.steps)
         self._losses.append({name: float(part.detach()) for name, part in parts.items()})
         return parts["total"]
 

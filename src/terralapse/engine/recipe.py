@@ -12,7 +12,7 @@ import yaml
 from terralapse.errors import FileMissingError, SettingError
 
 Schedule = Literal["cosine", "constant", "step"]
-GROUPS = ("reader", "augment", "mix", "build")
+GROUPS = ("reader", "augment", "mix", "build", "semi")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Recipe:
     `package:file` for a file that an installed package holds; `start` one to start all of the network from.
     Keys that begin with `reader_`, `augment_`, `mix_` or `build_` go to the reader of the data set, to the
     augmentation, to the mix of made pairs, and to the builder of the system.
+
+    `method` trains binary change with few labelled pairs (see `terralapse.engine.semi`): `supervised`,
+    `fixmatch` or `semicd-vl`. `labelled` is the share of the training split whose labels are used, drawn by
+    `seed`, or a file with one name a line; `guides` the folder of another model's labels, for `semicd-vl`;
+    keys that begin with `semi_` are the settings of `terralapse.engine.semi.SemiStep`.
 
     A step is one update of the weights, so `accumulate` batches; `samples` of 0 takes each training sample
     once an epoch.
@@ -53,6 +58,9 @@ class Recipe:
     clip: float = 1.0  # of the gradient's norm; 0 for none
     accumulate: int = 1
     ema: float = 0.997  # 0 for no averaging of weights
+    method: str = ""
+    labelled: str = ""
+    guides: str = ""
     mixup: float = 0.0
     cutmix: float = 0.0
     checkpointing: bool = False
@@ -65,6 +73,7 @@ class Recipe:
     augment: Mapping[str, Any] = field(default_factory=dict)
     mix: Mapping[str, Any] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)
+    semi: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -123,6 +132,8 @@ def _checked(stated: Mapping[str, Any], where: str, base: Recipe | None = None) 
         wanted = known[name]
         if wanted is float and isinstance(value, str):
             value = _number(value)  # YAML reads 1e-4, without a dot, as text
+        if name == "labelled" and isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)  # a share
         right = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
         if not (right or (wanted is float and type(value) is int)):
             raise SettingError(

@@ -3,7 +3,7 @@ stretch needs to know of the scene."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from terralapse.cards import Stretch
+from terralapse.cards import Stretch, Task
 from terralapse.data.change_mix import ChangeMix, Pools
 from terralapse.data.change_pairs import Pair, read_building_masks, read_images, read_revisits
 from terralapse.data.mshs_bcd import MshsBcd
@@ -23,19 +23,23 @@ from terralapse.labels import scheme
 from terralapse.tasks.network import NetworkSystem
 
 Batch = dict[str, Tensor]
+Step = Callable[[NetworkSystem, Batch, Mapping[str, Any], float], dict[str, Tensor]]
 
 
 @dataclass
 class Sources:
     """`train[n]` is sample number n, of any n: images float32 [T, C, size, size] and the keys of the target;
     `length` samples are an epoch. `val` holds whole samples. `classes` counts the labels (of semantic change
-    without "unchanged"). `state` is what `normalise` wants."""
+    without "unchanged"). `state` is what `normalise` wants. `step`, where there is one, gives the losses of a
+    batch in place of the system's own: it takes the system, the batch, the state, and how much of the
+    training (0 to 1) is done."""
 
     train: Dataset[Batch]
     length: int
     val: Dataset[Batch]
     classes: int
     state: dict[str, Any]
+    step: Step | None = None
 
 
 class _Val(Dataset[Batch]):
@@ -83,6 +87,8 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
         FileMissingError, SettingError, BandError: from the readers; they name what is missing.
     """
     if recipe.data == "change-mix":
+        if recipe.method:
+            raise SettingError(f"method={recipe.method}", "takes no made pairs", "Name a data set.")
         return _change_mix(recipe, root)
     from terralapse.data.augment_pairs import AugmentRecipe
     from terralapse.data.catalogue import open_dataset
@@ -100,8 +106,15 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
         )
     augment = AugmentRecipe(**recipe.augment)
     state = _stretch(train, system)
-    drawn = TrainingSet(_Picked(train, system), augment, recipe.size, recipe.seed)  # pyright: ignore
     classes = sum(c.name != "unchanged" for c in train.scheme.classes)
+    if recipe.method:
+        from terralapse.engine.semi import SemiStep, semi_set
+
+        if system.card.task is not Task.CHANGE:
+            raise SettingError(f"method={recipe.method}", "trains binary change", "Leave it out.")
+        some = semi_set(_Picked(train, system), train.names, recipe, system, augment)
+        return Sources(some, len(some), _Val(val, system), classes, state, SemiStep.of(recipe))
+    drawn = TrainingSet(_Picked(train, system), augment, recipe.size, recipe.seed)  # pyright: ignore
     return Sources(drawn, len(train), _Val(val, system), classes, state)
 
 

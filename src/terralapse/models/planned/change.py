@@ -22,22 +22,6 @@ def _pair(size_multiple: int, normalisation: Normalisation | None = _IMAGENET) -
 
 _CARDS = (
     Card(
-        slug="semicd-vl",
-        title="SemiCD-VL: Visual-Language Model Guidance Makes Better Semi-supervised Change Detector",
-        task=Task.CHANGE,
-        status=Status.PLANNED,
-        summary=(
-            "Semi-supervised binary change: consistency training plus pseudo labels of a vision-language "
-            "model."
-        ),
-        year=2024,
-        paper="arXiv:2405.04788",
-        repository="https://github.com/likyoo/SemiCD-VL",
-        inputs=Inputs(dates=2, bands=_RGB, units=(Unit.RGB255,), normalisation=_IMAGENET),
-        licences=Licences(code="Apache-2.0 (parts of UniMatch, MIT)"),
-        checkpoints="none",
-    ),
-    Card(
         slug="changen2",
         title="Changen2: Multi-Temporal Remote Sensing Generative Change Foundation Model",
         task=Task.CHANGE,
