@@ -117,13 +117,15 @@ def systems_page() -> str:
 
 
 # --- places in pages -----------------------------------------------------------------------------------
-def options(command: str) -> str:
-    """The arguments and options of a command as a table."""
+def options(*command: str) -> str:
+    """The arguments and options of a command, or of one inside another, as a table."""
     from typer.main import get_command
 
     from terralapse.cli.app import app
 
-    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    found: Any = get_command(app)
+    for name in command:
+        found = found.commands[name]
     rows = ["| option | what it does | default |", "| --- | --- | --- |"]
     for p in found.params:
         names = ", ".join([*p.opts, *p.secondary_opts]) if p.opts[0].startswith("-") else p.name.upper()

@@ -26,13 +26,14 @@ from terralapse import errors
 
 @dataclass(frozen=True)
 class BadInput:
-    """`make` gets an empty folder and returns the arguments after `terralapse change` (the output is added
-    unless they name one with -o); `says` are fragments of the message."""
+    """`make` gets an empty folder and returns the arguments after `terralapse` and `command` (the output is
+    added unless they name one with -o); `says` are fragments of the message."""
 
     name: str
     make: Callable[[Path], list[str]]
     error: type[errors.TerralapseError]
     says: tuple[str, ...]
+    command: tuple[str, ...] = ("change",)
 
 
 def image(
@@ -296,6 +297,20 @@ def gcps_in_a_line(d: Path) -> list[str]:
     return [str(path), good(d)]
 
 
+def _bench(models: str, *more: str, data: str = "levir-cd") -> Callable[[Path], list[str]]:
+    """Arguments of a comparison on a data set of one pair, with its ledger in the folder of the case."""
+
+    def make(d: Path) -> list[str]:
+        for folder in ("A", "B", "label"):
+            (d / "set/test" / folder).mkdir(parents=True)
+            grey = np.full((32, 32) if folder == "label" else (32, 32, 3), 0, np.uint8)
+            Image.fromarray(grey).save(d / "set/test" / folder / "one.png")
+        return ["--data", data, "--root", str(d / "set"), "--models", models, *more]
+
+    return make
+
+
+BENCH = ("bench", "change")
 E = errors
 CASES = [
     BadInput("A file that is not there", missing, E.FileMissingError, ("nowhere.tif", "does not exist")),
@@ -364,6 +379,30 @@ CASES = [
     BadInput("A precision that does not exist", no_such_precision, E.SettingError, ("int4",)),
     BadInput("A GDAL connection string", network_scheme, E.UnreadableFileError, ("/vsicurl/",)),
     BadInput("An archive with paths that climb out", zip_slip, E.HostileFileError, ("S2A_slip.zip",)),
+    BadInput(
+        "A comparison with a model that does not exist",
+        _bench("irmad"),
+        E.UnknownSystemError,
+        ("ir-mad",),
+        BENCH,
+    ),
+    BadInput(
+        "A comparison that names a model twice", _bench("cva,cva"), E.SettingError, ("cva", "twice"), BENCH
+    ),
+    BadInput(
+        "A comparison on labels of another task",
+        _bench("cva", data="eurosat"),
+        E.SettingError,
+        ("eurosat", "classification", "levir-cd"),
+        BENCH,
+    ),
+    BadInput(
+        "A comparison on a data set without the validation split it needs",
+        _bench("cva", "--threshold", "val", data="levir-cd-plus"),
+        E.SettingError,
+        ("val", "holdout"),
+        BENCH,
+    ),
 ]
 
 
@@ -377,7 +416,7 @@ def run(case: BadInput, folder: Path) -> tuple[errors.TerralapseError | None, li
     before = {p.relative_to(folder) for p in folder.rglob("*")}
     if "-o" not in arguments:
         arguments += ["-o", str(folder / "out")]
-    outcome = CliRunner().invoke(app, ["change", *arguments])
+    outcome = CliRunner().invoke(app, [*case.command, *arguments])
     left = sorted(
         str(p.relative_to(folder)) for p in folder.rglob("*") if p.relative_to(folder) not in before
     )

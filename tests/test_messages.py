@@ -39,7 +39,8 @@ def lost(said: list[tuple[str, str]], foreign: set[str]) -> list[str]:
     """The options and commands that texts name and the command line does not have."""
     root = get_command(app)
     commands = root.commands  # type: ignore[attr-defined]
-    parameters = [p for c in (root, *commands.values()) for p in c.params]
+    inner = [c for group in commands.values() for c in getattr(group, "commands", {}).values()]
+    parameters = [p for c in (root, *commands.values(), *inner) for p in c.params]
     options = {o for p in parameters for o in (*p.opts, *p.secondary_opts) if o[:2] == "--"}
     assert {"--model", "--no-coregister"} <= options
     named = [(where, name, options | foreign) for where, text in said for name in OPTION.findall(text)]

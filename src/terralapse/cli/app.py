@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from terralapse._version import __version__
+from terralapse.cli.bench import bench
 
 app = typer.Typer(
     name="terralapse",
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench)
 
 
 def _version(wanted: bool) -> None:

@@ -122,6 +122,17 @@ def scores_table(title: str, modes: dict[str, dict[str, dict[str, Any]]]) -> Non
     console.print(table)
 
 
+def bench_table(title: str, scores: dict[str, Any]) -> None:
+    """A table of `products.bench_page`: the first column is text, the others are numbers."""
+    console = _console()
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, head in enumerate(scores["head"]):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for row in scores["rows"]:
+        table.add_row(*(escape(text) for text, _ in row))
+    console.print(table)
+
+
 def _score(value: Any) -> str:
     """Undefined ratios are printed as 0.00*."""
     if value is None or value != value:

@@ -16,6 +16,7 @@ import torch
 
 from terralapse import registry
 from terralapse.data.pairs import IGNORE, ChangeSet, LabelledPair
+from terralapse.data.samples import SemanticPair
 from terralapse.errors import SettingError
 from terralapse.grid.pair import ArrayPair, PairSample
 from terralapse.grid.scene import Window
@@ -143,15 +144,15 @@ def score(
     if block is not None and block < 1:
         raise SettingError(f"block={block}", "is not a number of pixels", "Give a positive number.")
     built = built.to(device)
-    shared, fit_seconds = (None, 0.0) if fit == "tile" else _timed_fit(built, _all_together(dataset))
+    shared, fit_seconds = (None, 0.0) if fit == "tile" else _timed_fit(built, _all_together(dataset, built))
     tally = _Tally(block)
     used = threshold
     for pair in dataset:
-        state, seconds = (shared, 0.0) if shared is not None else _timed_fit(built, _sample(pair))
+        state, seconds = (shared, 0.0) if shared is not None else _timed_fit(built, _sample(pair, built))
         fit_seconds += seconds
-        used = _threshold(built, state) if threshold is None else threshold
+        used = threshold_of(built, state) if threshold is None else threshold
         started = time.perf_counter()
-        probability, known = predict_whole(built, _array_pair(pair), state, device)
+        probability, known = predict_whole(built, array_pair(pair, built), state, device)
         tally.add(pair, probability, known, used, time.perf_counter() - started)
     assert used is not None
     return tally.report(
@@ -188,30 +189,43 @@ def predict_whole(
     return probability[core], block.valid[core]
 
 
-def _array_pair(pair: LabelledPair) -> ArrayPair:
-    return ArrayPair(pair.images, bands=pair.bands, unit=pair.unit, gsd=pair.gsd, name=pair.name)
+def _layers(
+    pair: LabelledPair | SemanticPair, detector: ChangeDetector | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Images and their bands, with the map as one more for a detector that takes one."""
+    if pair.map is None or "map" not in getattr(detector, "extras", ()):
+        return pair.images, pair.bands
+    plane = np.broadcast_to(pair.map.astype(np.float32), (2, 1, *pair.map.shape))
+    return np.concatenate([pair.images, plane], axis=1), (*pair.bands, "map")
 
 
-def _sample(pair: LabelledPair) -> PairSample:
-    return _array_pair(pair).sample()
+def array_pair(pair: LabelledPair | SemanticPair, detector: ChangeDetector | None = None) -> ArrayPair:
+    """A labelled pair as the scene that a detector is fitted on, with its map for one that takes it."""
+    images, bands = _layers(pair, detector)
+    return ArrayPair(images, bands=bands, unit=pair.unit, gsd=pair.gsd, name=pair.name)
 
 
-def _all_together(dataset: ChangeSet) -> PairSample:
+def _sample(pair: LabelledPair, detector: ChangeDetector) -> PairSample:
+    return array_pair(pair, detector).sample()
+
+
+def _all_together(dataset: ChangeSet, detector: ChangeDetector) -> PairSample:
     """All tiles of a set as blocks of one scene, one below the other."""
     pairs = list(dataset)
     first = pairs[0]
+    tiles = [_layers(p, detector) for p in pairs]
     width = max(p.images.shape[3] for p in pairs)
     rows = [
         np.pad(
-            p.images,
-            ((0, 0), (0, 0), (0, 0), (0, width - p.images.shape[3])),
+            images,
+            ((0, 0), (0, 0), (0, 0), (0, width - images.shape[3])),
             constant_values=np.float32(np.nan),
         )
-        for p in pairs
+        for images, _ in tiles
     ]
     scene = ArrayPair(
         np.concatenate(rows, axis=2),
-        bands=first.bands,
+        bands=tiles[0][1],
         unit=first.unit,
         gsd=first.gsd,
         name=dataset.title,
@@ -230,7 +244,8 @@ def _timed_fit(detector: ChangeDetector, sample: PairSample) -> tuple[dict[str, 
     return state, time.perf_counter() - started
 
 
-def _threshold(detector: ChangeDetector, state: dict[str, Any]) -> float:
+def threshold_of(detector: ChangeDetector, state: dict[str, Any]) -> float:
+    """The detector's own threshold: what it found in the scene, or what its card states."""
     stated = state.get("threshold", detector.card.threshold)
     return 0.5 if stated is None else float(stated)
 

@@ -39,7 +39,7 @@ else:
 
 
 # A folder with one of these is a result of ours, and may be replaced when the user says so.
-_OURS = ("run.json", "prob.tif")
+_OURS = ("run.json", "prob.tif", "bench.json")
 
 
 class OutputFolder:
