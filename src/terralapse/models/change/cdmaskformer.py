@@ -129,7 +129,7 @@ NANO = replace(
     summary=f"{SUMMARY}, in a size of our own that is small enough for a CPU.",
     licences=Licences(code="Apache-2.0"),
     quirks=(),
-    parameters=0,
+    parameters=645_788,
     checkpoints="none",
 )
 
@@ -249,9 +249,7 @@ class CDMaskFormer(nn.Module):
         channels = [stage.bottlenecks[-1][2] for stage in size.stages]
         for level, width in enumerate(channels, start=1):
             self.add_module(f"tff{level}", ChangeExtractor(width))
-        self.pixel_decoder = PixelDecoder(
-            channels, size.width, size.heads, size.hidden, size.mixing, size.points
-        )
+        self.pixel_decoder = PixelDecoder(channels, size)
         self.predictor = MaskQueries(size.width, size.heads, size.hidden, size.depth, size.queries)
         self.register_buffer("offset", torch.zeros(()))  # of the log-odds; 0 in the authors' files
 
