@@ -275,6 +275,40 @@ def a_network_without_weights(d: Path) -> list[str]:
     return [good(d), image(d, "b.tif"), "--model", "changemamba/bcd-tiny"]
 
 
+def _mapped(d: Path, *more: str) -> list[str]:
+    """Arguments with a small network that takes a map of the earlier date."""
+    from safetensors.torch import save_file
+
+    from terralapse import registry
+
+    network = registry.build("mapformer/nano", untrained=True).network
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, d / "nano.safetensors")
+    chosen = ["--model", "mapformer/nano", "--weights", str(d / "nano.safetensors")]
+    return [good(d), image(d, "b.tif"), *chosen, *more]
+
+
+def no_map_before(d: Path) -> list[str]:
+    return _mapped(d)
+
+
+def map_of_other_classes(d: Path) -> list[str]:
+    codes = np.array([10, 40, 80], "uint8").repeat(32 * 96).reshape(1, 96, 96)
+    path = write_tif(d / "worldcover.tif", codes, transform=from_origin(500000, 5000000, 2, 2))
+    return _mapped(d, "--before-map", str(path))
+
+
+def map_with_bands(d: Path) -> list[str]:
+    return _mapped(d, "--before-map", image(d, "rgb.tif"))
+
+
+def map_not_there(d: Path) -> list[str]:
+    return _mapped(d, "--before-map", str(d / "nowhere.tif"))
+
+
+def map_for_another_model(d: Path) -> list[str]:
+    return [good(d), image(d, "b.tif"), "--model", "ir-mad", "--before-map", "rules"]
+
+
 def network_scheme(d: Path) -> list[str]:
     return ["/vsicurl/http://127.0.0.1:9/secret.tif", good(d)]
 
@@ -364,6 +398,25 @@ CASES = [
         a_network_without_weights,
         E.SystemNotReadyError,
         ("changemamba/bcd-tiny", "--weights", "MambaBCD_Tiny"),
+    ),
+    BadInput(
+        "A model that needs a map before, without one",
+        no_map_before,
+        E.ModelInputError,
+        ("mapformer/nano", "--before-map"),
+    ),
+    BadInput(
+        "A map before of other classes",
+        map_of_other_classes,
+        E.ModelInputError,
+        ("worldcover.tif", "10, 40, 80", "0 vegetation"),
+    ),
+    BadInput(
+        "A map before with several bands", map_with_bands, E.UnreadableFileError, ("rgb.tif", "3 bands")
+    ),
+    BadInput("A map before that is not there", map_not_there, E.FileMissingError, ("nowhere.tif",)),
+    BadInput(
+        "A map before for a model without", map_for_another_model, E.ModelInputError, ("ir-mad", "no map")
     ),
     BadInput("A model that does not exist", unknown_model, E.UnknownSystemError, ("irmad", "ir-mad")),
     BadInput("Code in place of a model", code_as_model, E.UnknownSystemError, ("__import__",)),

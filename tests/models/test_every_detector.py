@@ -18,6 +18,7 @@ from terralapse.grid.pair import ArrayPair, PairSample
 from terralapse.grid.scene import Window
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.mapped import MapDetector
 from terralapse.tasks.network import NetworkDetector
 
 CARDS = [
@@ -77,8 +78,10 @@ def exact(card: Card) -> Card:
 
 
 def names_of(card: Card, bands: int | None = None) -> tuple[str, ...]:
-    """Band names that the card takes: its own, or any three."""
-    return card.inputs.bands or tuple(f"b{i + 1}" for i in range(bands or max(3, card.inputs.min_bands)))
+    """Band names that the card takes: its own, or any three; and a map of the earlier date for those that
+    take one."""
+    own = card.inputs.bands or tuple(f"b{i + 1}" for i in range(bands or max(3, card.inputs.min_bands)))
+    return (*own, "map") if isinstance(detector(card.slug), MapDetector) else own
 
 
 def scene(
@@ -94,6 +97,8 @@ def scene(
     dates[1, :, height // 4 : height // 4 + 20, width // 3 : width // 3 + 20] += 4.0
     low, high = (0, 255) if Unit.RGB255 in card.inputs.units else (0, 1)
     scaled = (dates + 3) / 10
+    if names_of(card, bands)[-1] == "map":  # three classes in blobs
+        scaled[:, -1] = (3 * scaled[:, -1]).clip(0, 2).round() / high
     return (low + (high - low) * scaled).astype(np.float32)
 
 

@@ -56,6 +56,13 @@ def change(
     weights: Annotated[
         Path | None, typer.Option(help="A file of weights for the system that --model names.")
     ] = None,
+    before_map: Annotated[
+        str | None,
+        typer.Option(
+            "--before-map",
+            help="For models that take one: a raster of classes of the earlier date, or `rules`.",
+        ),
+    ] = None,
     bands: Annotated[
         str | None, typer.Option(help="Comma-separated bands to compare, e.g. red,green,blue or 4,3,2.")
     ] = None,
@@ -121,6 +128,7 @@ def change(
             say=say,
             model=model,
             weights=weights,
+            before_map=before_map,
             bands=_split(bands),
             threshold=threshold,
             grid=_grid(grid),

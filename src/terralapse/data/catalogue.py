@@ -16,11 +16,14 @@ from typing import Any, Protocol
 
 from terralapse.cards import Task
 from terralapse.data.buildings import Buildings
+from terralapse.data.dynamicearthnet import DynamicEarthNet
 from terralapse.data.folders import BiTemporal, SemanticBiTemporal
+from terralapse.data.hrscd import Hrscd
 from terralapse.data.isprs import Isprs
 from terralapse.data.levir import Levir
 from terralapse.data.loveda import LoveDA
 from terralapse.data.mshs_bcd import MshsPairs
+from terralapse.data.rule_map import WithRuleMap
 from terralapse.data.samples import DataSet
 from terralapse.data.scenes import Scenes
 from terralapse.data.xbd import XBD
@@ -99,7 +102,8 @@ def open_dataset(
         holdout: the share of the training split that is held out, between 0 and 1.
         holdout_by: a regular expression; what it finds first in a name is hashed in place of the name, so
             that samples of one place stay together, such as `^.+?_\\d{8}` for tiles of xBD.
-        options: of the reader, see the entry.
+        options: of the reader, see the entry; and for pairs `map="rules"`, which gives each sample a map of
+            its earlier image by fixed rules, for systems that take one (see `terralapse.data.rule_map`).
 
     Raises:
         SettingError: no such data set, split or option, or `holdout` with the whole training split.
@@ -108,6 +112,11 @@ def open_dataset(
     if name not in DATASETS:
         raise SettingError(f"data={name}", "no such data set", f"Known are {', '.join(sorted(DATASETS))}.")
     entry = DATASETS[name]
+    if "map" in options:
+        if options.pop("map") != "rules" or entry.task not in (Task.CHANGE, Task.SEMANTIC_CHANGE):
+            raise SettingError("map", f"cannot be had like this for {name}", "Pairs of dates have map=rules.")
+        given = {"holdout": holdout, "holdout_by": holdout_by, **options}
+        return WithRuleMap(open_dataset(name, root, split, **given))
     if unknown := sorted(options.keys() - set(entry.options)):
         known = ", ".join(entry.options) or "none"
         raise SettingError(unknown[0], f"is no option of {name}", f"Its options are: {known}.")
@@ -191,6 +200,13 @@ def _landsat_scd(root: Path | str, split: str | None, **options: Any) -> Named:
 def _mshs(sensor: str) -> Callable[..., Named]:
     def opened(root: Path | str, split: str, **options: Any) -> Named:
         return MshsPairs(root, split, sensor, **options)
+
+    return opened
+
+
+def _with_map(reader: Callable[..., Named], semantic: bool) -> Callable[..., Named]:
+    def opened(root: Path | str, split: str | None, **options: Any) -> Named:
+        return reader(root, split, semantic=semantic, **options)
 
     return opened
 
@@ -312,6 +328,48 @@ DATASETS: dict[str, Entry] = {
         "8,468 pairs of 416 x 416 pixels with augmented copies, which leak from test to train unless the "
         "lists keep them together; papers use different lists.",
         options=SEMANTIC,
+    ),
+    "dynamicearthnet": Entry(
+        Task.CHANGE,
+        _with_map(DynamicEarthNet, semantic=False),
+        ("train", "val", "test"),
+        "DynamicEarthNet, change of land cover",
+        UNCHECKED,
+        "With the map of the earlier month. The split of MapFormer: 35, 10 and 10 sites; all pairs of months "
+        "of train, consecutive ones of the others (`pairs=`).",
+        whole=True,
+        options=("pairs", "gsd", "title"),
+    ),
+    "dynamicearthnet-scd": Entry(
+        Task.SEMANTIC_CHANGE,
+        _with_map(DynamicEarthNet, semantic=True),
+        ("train", "val", "test"),
+        "DynamicEarthNet, classes of what changed",
+        UNCHECKED,
+        "The same pairs with six classes at both dates.",
+        whole=True,
+        options=("pairs", "gsd", "title"),
+    ),
+    "hrscd": Entry(
+        Task.CHANGE,
+        _with_map(Hrscd, semantic=False),
+        ("train", "val", "test"),
+        "HRSCD",
+        UNCHECKED,
+        "With the map of the earlier date. The split of MapFormer: 191, 50 and 50 scenes of 10,000 x 10,000 "
+        "pixels, in tiles of 500 (`tile=`).",
+        whole=True,
+        options=("tile", "gsd", "title"),
+    ),
+    "hrscd-scd": Entry(
+        Task.SEMANTIC_CHANGE,
+        _with_map(Hrscd, semantic=True),
+        ("train", "val", "test"),
+        "HRSCD, classes of what changed",
+        UNCHECKED,
+        "The same tiles with five classes at both dates.",
+        whole=True,
+        options=("tile", "gsd", "title"),
     ),
     "xbd": Entry(
         Task.DAMAGE,

@@ -28,7 +28,7 @@ from terralapse.tasks.measures import Measure, measure_for
 from terralapse.tasks.metrics import bootstrap_interval
 from terralapse.tasks.network import NetworkDetector, NetworkSystem
 
-MAPS = ("label", "before", "after", "building", "damage")
+MAPS = ("label", "before", "after", "building", "damage", "map")
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def cut_sample(sample: Any, row: int, col: int, side: int) -> Any:
     area = (slice(row, row + side), slice(col, col + side))
     pixels = "images" if hasattr(sample, "images") else "image"
     parts = {pixels: np.ascontiguousarray(getattr(sample, pixels)[..., *area])}
-    names = {f for f in sample.__dataclass_fields__ if f in MAPS}
+    names = {f for f in sample.__dataclass_fields__ if f in MAPS and getattr(sample, f) is not None}
     parts |= {name: np.ascontiguousarray(getattr(sample, name)[area]) for name in names}
     return replace(sample, name=f"{sample.name} {row}_{col}", **parts)
 
@@ -227,7 +227,7 @@ class _Binary:
     def __iter__(self) -> Iterator[LabelledPair]:
         for s in self.dataset:
             if isinstance(s, SemanticPair):
-                s = LabelledPair(s.name, s.images, s.label, s.gsd, s.bands, s.unit)
+                s = LabelledPair(s.name, s.images, s.label, s.gsd, s.bands, s.unit, s.map)
             yield s
 
 

@@ -157,7 +157,7 @@ class MapChangeHead(MapFusion):
         self.dropout = nn.Dropout2d(0.1)
         self.conv_seg = nn.Conv2d(width, 2, 1)
         self.contrastive_img_forward = PyramidHead(dims, width, map_width)
-        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        nn.init.normal_(self.conv_seg.weight, std=2.56 / width)  # 0.01 at the published width
         odds = torch.tensor(prior).logit()
         self.conv_seg.bias = nn.Parameter(torch.stack([-odds / 2, odds / 2]))
 

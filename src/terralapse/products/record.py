@@ -35,6 +35,7 @@ _FLAGS = {
     "min_area": "--min-area",
     "date_before": "--date-before",
     "date_after": "--date-after",
+    "before_map": "--before-map",
     "assume_crs": "--assume-crs",
     "s2_offset": "--s2-offset",
     "precision": "--precision",

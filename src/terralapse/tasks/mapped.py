@@ -64,15 +64,31 @@ class MapDetector(NetworkDetector):
             raise self.mapless()
         return pad_to_multiple(known[:, None].float(), self.multiple)[:, 0].long()
 
+    def check_scheme(self, given: ClassScheme, source: str) -> None:
+        """Whether a map in the classes of `given` is one that this network was made for.
+
+        Raises:
+            ModelInputError: it is not; names `source`.
+        """
+        if given.slug != self.map_scheme.slug:
+            raise ModelInputError(
+                source,
+                f"has the classes of {given.slug}, and {self.card.slug} those of {self.map_scheme.slug}",
+                f"Give a map with the classes {_listed(self.map_scheme)}.",
+            )
+
     def mapless(self) -> ModelInputError:
         """The error of a run that gives no map."""
-        classes = ", ".join(f"{c.value} {c.name}" for c in self.map_scheme.classes)
         return ModelInputError(
             self.card.slug,
-            f"needs a map of the earlier date, and none was given (classes: {classes})",
+            f"needs a map of the earlier date, and none was given (classes: {_listed(self.map_scheme)})",
             "Give one with --before-map FILE, or --before-map rules for one made from the image; of a data "
             "set without maps, with the reader option map=rules.",
         )
+
+
+def _listed(scheme: ClassScheme) -> str:
+    return ", ".join(f"{c.value} {c.name}" for c in scheme.classes)
 
 
 # --- losses ------------------------------------------------------------------------------------------------

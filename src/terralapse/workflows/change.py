@@ -17,15 +17,19 @@ from terralapse._version import __version__
 from terralapse.cards import Card, Task
 from terralapse.errors import FileMissingError, ModelInputError, NoValidDataError, SettingError
 from terralapse.grid.scene import Note, Scene
+from terralapse.labels import RULES
 from terralapse.workflows import choose
 
 if TYPE_CHECKING:
     from terralapse.grid.align import AlignedPair
+    from terralapse.grid.map_before import MapSource
     from terralapse.products.result import ChangeResult
     from terralapse.tasks.change import ChangeDetector
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
+
+RULES_MAP = "rules"  # in place of a file: the map is made from the earlier image
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class ChangeSettings:
     Attributes:
         model: slug of a system, `auto`, or a path of weights for one (`lapsenet/rgb=weights.safetensors`).
         weights: a file of weights for `model`, or the name of one that its authors released.
+        before_map: for models that take one, a map of classes of the earlier date: a raster of any grid, or
+            `rules` for one made from the earlier image (see `terralapse.data.rule_map`).
         bands: common names, provider ids or 1-based numbers; None takes what the model needs.
         threshold: probability from which a pixel counts as changed, 0..1; None takes the model's own.
         grid: `coarser`, `before`, `after`, the path of a raster, or a resolution in metres.
@@ -56,6 +62,7 @@ class ChangeSettings:
 
     model: str = "auto"
     weights: Path | None = None
+    before_map: Path | str | None = None
     bands: tuple[str, ...] | None = None
     threshold: float | None = None
     grid: str | float = "coarser"
@@ -97,9 +104,10 @@ class ChangeSettings:
                     "needs the name of its system, once",
                     "Name the system with --model SLUG, for example changemamba/bcd-tiny.",
                 )
-        for name, which in (("aoi", "area of interest"), ("zones", "zones")):
+        files = {"aoi": "area of interest", "zones": "zones", "before_map": "map of the earlier date"}
+        for name, which in files.items():
             path = getattr(self, name)
-            if path is None:
+            if path is None or (name == "before_map" and str(path) == RULES_MAP):
                 continue
             object.__setattr__(self, name, Path(path))  # a string will do
             if not Path(path).exists():
@@ -163,6 +171,7 @@ def _run(
 ) -> None:
     """Everything between the empty staging folder and the finished one."""
     from terralapse.engine.scene import predict_scene
+    from terralapse.grid.map_before import PairWithMap
     from terralapse.products.run import ChangeRun
     from terralapse.products.write import write_products
     from terralapse.products.zones import load_zones
@@ -184,7 +193,9 @@ def _run(
         choice = choose.choose(first, second) if settings.model == "auto" else _named(settings.model)
         say(choice.why)
         detector = _build(choice, settings)  # wrong weights fail now, not after the alignment
+        about = _map_of_before(detector, choice, settings, stack)
         pair = _align(first, second, choice, settings)
+        shown = pair if about is None else PairWithMap(pair, about)
         say(pair.report.verdict)
         if settings.zones is not None:
             load_zones(settings.zones, pair.geobox)  # a bad file fails now, not after the scene
@@ -194,7 +205,7 @@ def _run(
         warnings += _partial(choice.card)
         result = predict_scene(
             detector,
-            pair,
+            shown,
             staging,
             threshold=settings.threshold,
             tile=settings.tile,
@@ -208,7 +219,7 @@ def _run(
         _refuse_if_empty(result.valid_pixels, first, second)
         lap("predict")
         run = ChangeRun(
-            run_id=run_id(pair.fingerprint(), choice.card.slug, settings),
+            run_id=run_id(shown.fingerprint(), choice.card.slug, settings),
             folder=staging,
             pair=pair,
             card=choice.card,
@@ -293,6 +304,38 @@ def _build(choice: choose.Choice, settings: ChangeSettings) -> ChangeDetector:
     weights = settings.weights or settings.model.partition("=")[2]
     options = {"weights": Path(weights)} if weights else {}
     return registry.build(choice.card.slug, **options)
+
+
+def _map_of_before(
+    detector: ChangeDetector, choice: choose.Choice, settings: ChangeSettings, stack: ExitStack
+) -> MapSource | None:
+    """The map of the earlier date, checked, for a model that takes one; None for any other."""
+    from terralapse.grid.map_before import MapFile
+    from terralapse.tasks.mapped import MapDetector
+
+    if not isinstance(detector, MapDetector):
+        if settings.before_map is not None:
+            raise ModelInputError(
+                choice.card.slug,
+                "takes no map of the earlier date",
+                "Leave --before-map out, or choose a model that takes one, such as mapformer/nano.",
+            )
+        return None
+    if settings.before_map is None:
+        raise detector.mapless()
+    if str(settings.before_map) == RULES_MAP:
+        from terralapse.data.rule_map import RuleSource
+
+        detector.check_scheme(RULES, "--before-map rules")
+        return RuleSource()
+    found = MapFile(
+        settings.before_map,
+        detector.map_scheme,
+        assume_crs=settings.assume_crs,
+        pixel_grid=settings.pixel_grid,
+    )
+    stack.callback(found.close)
+    return found
 
 
 def _refuse_if_empty(valid_pixels: int, first: Scene, second: Scene) -> None:

@@ -12,7 +12,7 @@ by position, how to mix them. Differs from the released code in: pixels that are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -141,7 +141,8 @@ def _card(variant: Variant) -> Card:
     )
 
 
-CARDS = tuple(_card(v) for v in VARIANTS.values())
+HEAD = replace(_card(VARIANTS["dynamicearthnet"]), slug="mapformer", title=TITLE)
+MODELS = (HEAD, *(_card(v) for v in VARIANTS.values()))
 
 
 # --- the network -----------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ class MapFormerDetector(MapDetector):
             bias[1] += by
 
 
-@register(*CARDS)
+@register(*MODELS)
 def build(
     card: Card,
     weights: Path | str | None = None,
@@ -260,10 +261,10 @@ def build(
     map_scheme: str | None = None,
     faithful: bool = False,
 ) -> MapFormerDetector:
-    """The system of a card.
+    """The system of a card; `mapformer` by itself is `mapformer/dynamicearthnet`.
 
     Args:
-        card: one of `CARDS`.
+        card: one of `MODELS`.
         weights: a file of the published code, or one of ours.
         untrained: random weights, for training.
         bands: other bands than red, green and blue.
@@ -275,7 +276,7 @@ def build(
         SettingError: there is no such scheme.
         ModelInputError, UnsafeWeightsError, WeightsMismatchError, and others of `terralapse.layers.weights`.
     """
-    variant = VARIANTS[card.slug.partition("/")[2]]
+    variant = VARIANTS[card.slug.partition("/")[2] or "dynamicearthnet"]
     card = card_for_bands(card, bands)
     classes = variant.classes if map_scheme is None else scheme(map_scheme)
     assert card.inputs.bands is not None

@@ -114,7 +114,7 @@ def _card(variant: Variant) -> Card:
     )
 
 
-CARDS = tuple(_card(v) for v in VARIANTS.values())
+MODELS = tuple(_card(v) for v in VARIANTS.values())
 
 
 # --- networks --------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def _named(classes: Tensor, change: Tensor) -> Tensor:
     return classes.masked_fill((change == IGNORE) | (classes == IGNORE), IGNORE)
 
 
-@register(*CARDS)
+@register(*MODELS)
 def build(
     card: Card,
     weights: Path | str | None = None,
@@ -309,7 +309,7 @@ def build(
     """The system of a card.
 
     Args:
-        card: one of `CARDS`.
+        card: one of `MODELS`.
         weights: a file of the published code, or one of ours.
         untrained: random weights, for training.
         bands: other bands than red, green and blue.
