@@ -30,7 +30,7 @@ from terralapse.errors import (
     WeightsMismatchError,
 )
 
-PICKLED = (".pth", ".pt", ".ckpt", ".bin")
+PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")  # `.pth.tar` is no archive
 
 
 def load_weights(
