@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from terralapse.data.pictures import RGB, files_of, need_folder, read_binary, read_rgb, same_size
 from terralapse.data.samples import LabelledImage
 from terralapse.errors import FileMissingError, SettingError
@@ -37,6 +40,8 @@ class Buildings:
         root: the folder of the sets.
         split: `train`, `val` or `test`.
         sets: folders to take in place of those of the split, for example one set alone.
+        gsd: metres; images are brought to this pixel size (the mean of what a pixel covers, or cubic where
+            it is finer), and a pixel is a building when at least half of it is one. None keeps theirs.
 
     Raises:
         FileMissingError: a set or a mask is missing.
@@ -48,7 +53,16 @@ class Buildings:
     bands = RGB
     unit = Unit.RGB255
 
-    def __init__(self, root: Path | str, split: str = "train", sets: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        split: str = "train",
+        sets: Sequence[str] | None = None,
+        gsd: float | None = None,
+    ) -> None:
+        if gsd is not None and gsd <= 0:
+            raise SettingError(f"gsd={gsd:g}", "is no pixel size", "Give metres above 0.")
+        self._gsd = gsd
         if split not in SPLITS:
             raise SettingError(f"split={split}", "no such split", f"Choose one of {', '.join(SPLITS)}.")
         self.title = f"buildings {split if sets is None else ', '.join(sets)}"
@@ -76,7 +90,22 @@ class Buildings:
         path, mask, gsd = self._files[name]
         image, label = read_rgb(path), read_binary(mask)
         same_size(mask, label, image)
+        if self._gsd is not None:
+            image, label = _resized(image, label, gsd / self._gsd)
+            gsd = self._gsd
         return LabelledImage(name, image, label, gsd, self.bands, self.unit)
 
     def __iter__(self) -> Iterator[LabelledImage]:
         return (self[i] for i in range(len(self)))
+
+
+def _resized(image: np.ndarray, label: np.ndarray, by: float) -> tuple[np.ndarray, np.ndarray]:
+    """An image [C, H, W] and its mask [H, W], `by` times as large."""
+    height, width = (max(1, round(side * by)) for side in label.shape)
+    how = Image.Resampling.BOX if by < 1 else Image.Resampling.BICUBIC
+
+    def plane(x: np.ndarray, how: Image.Resampling) -> np.ndarray:
+        return np.asarray(Image.fromarray(x.astype(np.float32)).resize((width, height), how))
+
+    bands = np.stack([plane(band, how) for band in image]).clip(0, 255)
+    return bands, (plane(label, Image.Resampling.BOX) >= 0.5).astype(np.uint8)

@@ -11,7 +11,7 @@ page; what is written here has the same form and can be read in their place.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,9 @@ from terralapse.data.change_events import building_map, instance_events, mixed_e
 from terralapse.data.labellers import Labeller, both_dates
 from terralapse.data.pairs import IGNORE, LabelledPair
 from terralapse.data.pictures import read_values
-from terralapse.errors import FileMissingError, OutputExistsError, UnreadableFileError
+from terralapse.errors import FileMissingError, OutputExistsError, SettingError, UnreadableFileError
 
-Rule = Literal["mixed", "instance"]
+Rule = Literal["mixed", "instance", "evidence"]
 Evidence = Callable[[LabelledPair], np.ndarray]
 ABOUT = "labels.json"
 
@@ -40,30 +40,47 @@ class GuideMaps:
 
 
 def guide_maps(
-    pair: LabelledPair, labeller: Labeller, rule: Rule = "mixed", evidence: Evidence | None = None
+    pair: LabelledPair,
+    labeller: Labeller | None = None,
+    rule: Rule = "mixed",
+    evidence: Evidence | None = None,
 ) -> GuideMaps:
-    """What a labeller makes of a pair, whose label is not looked at.
+    """What is made of a pair, whose label is not looked at.
 
     Args:
         pair: `images` are used and, for labellers that look things up, `name` (as `A/<name>`, `B/<name>`).
-        labeller: of single images.
-        rule: `instance` takes changed instances whole, `mixed` what the maps of both dates differ in there.
-        evidence: gives bool [H, W] for a pair; change is only where it is set. For change that another
-            method, such as ir-mad, has to see as well.
+        labeller: of single images; None leaves the buildings of both dates unknown.
+        rule: `instance` takes changed instances whole, `mixed` what the maps of both dates differ in there,
+            `evidence` the evidence alone.
+        evidence: gives uint8 [H, W] of 0, 1 and `IGNORE` for a pair, what another method such as ir-mad sees.
+            Under the other rules there is change only where it is 1.
+
+    Raises:
+        SettingError: the rule needs what is not given.
     """
-    named = (f"A/{pair.name}", f"B/{pair.name}")
-    before, after = both_dates(labeller, pair.images, named)
+    if (evidence if rule == "evidence" else labeller) is None:
+        needed = "evidence" if rule == "evidence" else "a labeller"
+        raise SettingError(f"rule={rule}", f"needs {needed}", "Give it, or choose another rule.")
+    shape = pair.images.shape[2:]
+    seen = None if evidence is None else evidence(pair)
+    if labeller is None:
+        assert seen is not None
+        return GuideMaps(seen, *(np.full(shape, IGNORE, np.uint8) for _ in range(2)))
+    before, after = both_dates(labeller, pair.images, (f"A/{pair.name}", f"B/{pair.name}"))
     first, second = building_map(before.scores), building_map(after.scores)
+    if rule == "evidence":
+        assert seen is not None
+        return GuideMaps(seen, first, second)
     changed = instance_events(before.instances, after.instances, first.shape)
-    if evidence is not None:
-        changed &= evidence(pair)
+    if seen is not None:
+        changed &= seen == 1
     change = mixed_events(first, second, changed) if rule == "mixed" else changed.astype(np.uint8)
     return GuideMaps(change, first, second)
 
 
 def write_pseudo_labels(
     pairs: Iterable[LabelledPair],
-    labeller: Labeller,
+    labeller: Labeller | None,
     folder: Path | str,
     name: str,
     rule: Rule = "mixed",
@@ -152,9 +169,7 @@ def _paths(folder: Path, name: str, sample: str) -> tuple[Path, Path, Path]:
     )
 
 
-def agreement(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]] | Sequence[tuple[np.ndarray, np.ndarray]],
-) -> dict[str, float]:
+def agreement(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     """How far labels of change agree with true ones.
 
     Args:

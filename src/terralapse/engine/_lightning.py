@@ -163,7 +163,7 @@ class Training(L.LightningModule):
         recipe = self.recipe
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.network.named_parameters():
-            pretrained = bool(recipe.encoder) and name.startswith(("encoder", "stem", "stage"))
+            pretrained = bool(recipe.encoder) and name.startswith(("encoder", "stem", "stage", "backbone"))
             decayed = parameter.ndim > 1 and not getattr(parameter, "no_decay", False)
             groups.setdefault((pretrained, decayed), []).append(parameter)
         optimizer = torch.optim.AdamW(
