@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -168,6 +168,7 @@ def test_a_field_displaces_content():
     kernel=st.sampled_from(["nearest", "bilinear", "cubic", "average"]),
     seed=st.integers(0, 3),
 )
+@example(row=55, col=0, height=13, width=88, crs="EPSG:32633", kernel="average", seed=0)
 def test_a_window_is_a_cut_of_the_whole(row, col, height, width, crs, kernel, seed):
     rng = np.random.default_rng(seed)
     data = rng.normal(100, 30, (2, 130, 140)).astype(np.float32)
