@@ -37,7 +37,7 @@ class SwinBlocks(nn.Module):
         self.blocks = nn.ModuleList(
             SwinTransformerV2Block(
                 dim,
-                (side or 2 * window,) * 2,
+                side or 2 * window,
                 heads,
                 window_size=window,
                 shift_size=window // 2 if number % 2 else 0,

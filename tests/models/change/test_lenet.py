@@ -43,6 +43,8 @@ def lively(network: nn.Module, seed: int = 0) -> Any:
                 p.add_(0.5 * torch.randn(p.shape, generator=draw))
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.3, generator=draw)
                 module.running_var.uniform_(0.5, 1.5, generator=draw)
     return network.eval()
@@ -241,6 +243,15 @@ def test_checkpointing_is_passed_on() -> None:
     network.checkpointing = True
     assert network.checkpointing
     assert all(b.checkpointing for b in (network.encoder, *network.decode_layersB.values()))
+
+
+@pytest.mark.slow
+def test_it_compiles() -> None:
+    network = detector().network
+    dates = normal(1, 3, 64, 32), normal(1, 3, 64, 32, seed=1)
+    with torch.no_grad():
+        wanted = network(*dates)
+        assert relative(torch.compile(network, backend="aot_eager")(*dates), wanted) < 1e-5
 
 
 @pytest.mark.slow
