@@ -138,3 +138,12 @@ def test_masks_are_enlarged_to_their_objects() -> None:
     objects = changed_object(labels())
     coarse = set_loss(logits, masks, objects)["total"]
     assert torch.allclose(coarse, set_loss(logits, fine, objects)["total"], rtol=1e-5)
+
+
+def test_mixed_precision_changes_nothing() -> None:
+    logits, masks, objects = normal(2, 3, 4, 2), normal(2, 3, 4, 8, 8, seed=1), changed_object(labels())
+    wanted = costs(logits[0], masks[0], objects), set_loss(logits, masks, objects)["total"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = costs(logits[0], masks[0], objects), set_loss(logits, masks, objects)["total"]
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])

@@ -132,10 +132,11 @@ def costs(logits: Tensor, masks: Tensor, objects: Objects, weights: Weights = We
     hit = ALPHA * (1 - inside) ** GAMMA * F.softplus(-drawn) * counts[:, None]
     miss = (1 - ALPHA) * inside**GAMMA * F.softplus(drawn) * counts[:, None]
     pixels = counts.sum(dim=1).clamp(min=1e-6)[:, None, None]
-    focal = (hit @ truth + miss @ (1 - truth)) / pixels
     share = inside * counts[:, None]
     size = (truth * counts[..., None]).sum(dim=1)[:, None]
-    dice = _dice(share @ truth, share.sum(dim=2, keepdim=True), size)
+    with torch.autocast(truth.device.type, enabled=False):
+        focal = (hit @ truth + miss @ (1 - truth)) / pixels
+        dice = _dice(share @ truth, share.sum(dim=2, keepdim=True), size)
     return weights.label * label + weights.mask * focal + weights.dice * dice
 
 

@@ -282,7 +282,8 @@ def change_score(logits: Tensor, masks: Tensor, size: torch.Size) -> Tensor:
         masks: logits [B, Q, h, w].
     """
     inside = up_to(masks.float(), size).sigmoid()
-    return torch.einsum("bq,bqhw->bhw", logits.float().softmax(dim=-1)[..., 1], inside)
+    change = logits.float().softmax(dim=-1)[..., 1]
+    return (change[..., None, None] * inside).sum(dim=1)  # a product of matrices would follow autocast
 
 
 def stretched(score: Tensor) -> Tensor:
