@@ -55,6 +55,8 @@ class Size:
     `spare`: a fusion of three channels that nothing uses, but that is in the authors' files.
     `cbam_active`: whether the attention of the content decoders is applied, unless a builder is told.
     `dice`: whether a soft Dice is part of the loss.
+    `last`: what the last layer is multiplied by at the start. Where tanh is saturated squares have no slope,
+    so that a small start, at "no change" everywhere, is the safe one.
     """
 
     stages: tuple[Stage, ...]
@@ -65,6 +67,7 @@ class Size:
     cbam_active: bool
     content: Content
     dice: bool
+    last: float
 
 
 SIZES = {
@@ -77,6 +80,7 @@ SIZES = {
         cbam_active=False,
         content="official",
         dice=False,
+        last=1.0,
     ),
     "nano": Size(
         (
@@ -92,6 +96,7 @@ SIZES = {
         cbam_active=True,
         content="labelled",
         dice=True,
+        last=0.1,
     ),
 }
 PARAMETERS = {"b5": 3_838_563, "nano": 486_584}
@@ -283,11 +288,13 @@ class FuseConv(nn.Module):
 class ChangeDecoder(nn.Module):
     """Content of both dates, fused and weighted at each scale, brought together from coarse to fine."""
 
-    def __init__(self, widths: tuple[int, ...], spare: bool) -> None:
+    def __init__(self, widths: tuple[int, ...], spare: bool, gain: float) -> None:
         super().__init__()
         self.fuseconv3ds = nn.ModuleList(FuseConv(w) for w in (*widths, *((3,) if spare else ())))
         self.aggregations = nn.ModuleList(Aggregation(coarse, fine) for coarse, fine in pairwise(widths))
         last = nn.ConvTranspose2d(widths[-1], 1, 3, stride=2, padding=1, output_padding=1, bias=False)
+        with torch.no_grad():
+            last.weight *= gain
         self.upconv = nn.Sequential(last)
 
     def forward(self, before: list[Tensor], after: list[Tensor], focus: list[Tensor]) -> Tensor:
@@ -328,7 +335,7 @@ class CFNet(nn.Module):
         self.encoder = Encoder(size, bands)
         self.content_decoder_1 = ContentDecoder(widths, active)
         self.content_decoder_2 = ContentDecoder(widths, active)
-        self.change_decoder = ChangeDecoder(widths, size.spare)
+        self.change_decoder = ChangeDecoder(widths, size.spare, size.last)
         self.register_buffer("shift", torch.zeros(1))
 
     def forward(self, before: Tensor, after: Tensor) -> Found:
