@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.bench_stand_ins import known, squares
 from terralapse.data import folders
@@ -250,11 +251,28 @@ def test_the_digest_is_of_the_values_and_of_the_names() -> None:
 
 
 @pytest.mark.usefixtures("known")
-def test_threads_are_given_back(root: Path) -> None:
+def test_threads_are_given_back_and_change_nothing(root: Path) -> None:
     before = torch.get_num_threads()
-    result, _ = bench(root, ("known/never",), threads=1, perturbations=())
-    assert result["protocol"]["threads"] == 1
-    assert torch.get_num_threads() == before
+    found = []
+    for threads in (1, 3):
+        result, _ = bench(root, ("known/level", "known/timid"), threads=threads, limit=2)
+        assert result["protocol"]["threads"] == threads
+        assert torch.get_num_threads() == before
+        found.append([m["robustness"] for m in result["models"]])
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("known")
+def test_labels_of_the_other_order_of_second_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "second"
+    squares(root, "test", 1)
+    for folder in ("label1", "label2"):
+        (root / "test" / folder).mkdir()
+        Image.fromarray(np.zeros((48, 48), np.uint8)).save(root / "test" / folder / "test0.png")
+    options = {"data": "second", "perturbations": ()}
+    assert bench(root, ("known/mamba", "known/level"), **options)[0]["data"]["classes"] == "second-mamba"
+    with pytest.raises(SettingError, match="second-scannet and second-mamba"):
+        bench(root, ("known/scannet",), **options)
 
 
 def test_only_tasks_with_two_dates_are_compared() -> None:
