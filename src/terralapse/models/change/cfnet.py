@@ -96,7 +96,7 @@ SIZES = {
         cbam_active=True,
         content="labelled",
         dice=True,
-        last=0.1,
+        last=0.2,
     ),
 }
 PARAMETERS = {"b5": 3_838_563, "nano": 486_584}
