@@ -116,7 +116,7 @@ def grid_chart(
                 f'<rect x="{x + 1}" y="{y + tall - 7}" width="{(wide - 2) * share:.1f}" height="6" '
                 'class="cell"/>'
             )
-            body += _text(x + wide / 2, y + 19, f"{value:.1f}".replace("-", "−"), "middle")
+            body += _text(x + wide / 2, y + 19, f"{round(value, 1) + 0.0:.1f}".replace("-", "−"), "middle")
     foot = top + tall * len(rows)
     body += _text(left, foot + 20, legend, kind="quiet")
     return _svg(left + wide * len(columns) + 60, foot + 32, label, body)
