@@ -256,6 +256,31 @@ def of_changes(scheme: ClassScheme) -> ClassScheme:
 
 DYNAMICEARTHNET_CHANGE = of_changes(DYNAMICEARTHNET)
 HRSCD_CHANGE = of_changes(HRSCD)
+FUSU = ClassScheme(  # as the README numbers them; the list in the authors' code exchanges park and orchard
+    "fusu",
+    "FUSU, land use by level 1 of GB/T 21010-2017",
+    (
+        LabelClass(0, "unlabelled", "Background, not labelled", "#ffffff"),
+        LabelClass(1, "traffic", "Traffic land", "#e98585"),
+        LabelClass(2, "inland_water", "Inland water", "#089ae6"),  # printed as (8, 514, 230)
+        LabelClass(3, "residential", "Residential land", "#ff001e"),
+        LabelClass(4, "cropland", "Cropland", "#7ed321"),
+        LabelClass(5, "agricultural_construction", "Agricultural construction", "#877e14"),
+        LabelClass(6, "blank", "Blank", "#5e2f04"),
+        LabelClass(7, "industrial", "Industrial land", "#0a524d"),
+        LabelClass(8, "orchard", "Orchard", "#b8e986"),
+        LabelClass(9, "park", "Park", "#dbaae6"),
+        LabelClass(10, "public_service", "Public management and service", "#ffc702"),
+        LabelClass(11, "commercial", "Commercial land", "#fce805"),
+        LabelClass(12, "public_construction", "Public construction", "#f56b00"),
+        LabelClass(13, "special", "Special", "#f3e5b0"),
+        LabelClass(14, "forest", "Forest", "#036400"),
+        LabelClass(15, "storage", "Storage", "#7f7b7f"),
+        LabelClass(16, "wetland", "Wetland", "#34cdf9"),
+        LabelClass(17, "grass", "Grass", "#12e3b4"),
+    ),
+)
+NOT_COUNTED = ("unchanged", "unlabelled")  # names of classes 0 that say nothing
 
 
 def numbered(slug: str, title: str, names: str) -> ClassScheme:

@@ -94,12 +94,35 @@ def augment(
     Returns:
         Images and maps of `size`. Beyond an image that is smaller, images are 0 and maps `IGNORE`.
     """
+    images, maps, _ = augment_all(images, labels, None, recipe, rng, size)
+    return images, maps
+
+
+def augment_all(
+    images: np.ndarray,
+    labels: Maps,
+    series: np.ndarray | None,
+    recipe: AugmentRecipe,
+    rng: np.random.Generator,
+    size: int | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+    """`augment` for images that may come with a series [T, C, h, w] of the same place, of another scale and
+    with the same middle: it is flipped and turned with them, and stays as it is in all else.
+
+    Raises:
+        SettingError: there is a series, and the recipe cuts out a part of the images: the middle of the
+            series would no longer be theirs.
+    """
+    if series is not None:
+        _check_whole(images, recipe, size)
     if size is not None:
         resized = recipe.area_low < 1 or recipe.area_high < 1
         images, labels = (_resized_crop if resized else _crop)(images, labels, recipe, rng, size)
     flips = tuple(axis for axis, p in ((-1, recipe.hflip), (-2, recipe.vflip)) if rng.random() < p)
     turns = int(rng.integers(1, 4)) if rng.random() < recipe.turn else 0
     images = np.rot90(np.flip(images, flips), turns, axes=(-2, -1))
+    if series is not None:
+        series = np.ascontiguousarray(np.rot90(np.flip(series, flips), turns, axes=(-2, -1)))
     moved = {k: np.ascontiguousarray(np.rot90(np.flip(v, flips), turns)) for k, v in labels.items()}
     if rng.random() < recipe.swap:
         images = images[::-1]
@@ -108,7 +131,18 @@ def augment(
     images = np.ascontiguousarray(images)
     if recipe.light > 0:
         images = np.stack([_relit(i, recipe, rng) if rng.random() < recipe.light else i for i in images])
-    return images, {k: moved[k] for k in labels}
+    return images, {k: moved[k] for k in labels}, series
+
+
+def _check_whole(images: np.ndarray, recipe: AugmentRecipe, size: int | None) -> None:
+    height, width = images.shape[-2:]
+    if size is None or (height == width == size and recipe.area_low == recipe.area_high == 1):
+        return
+    raise SettingError(
+        f"size={size}",
+        f"cuts images of {height} x {width} pixels that come with a series of all of their ground",
+        "Train on whole images (their own size, area_low and area_high of 1), or without the series.",
+    )
 
 
 def _crop(

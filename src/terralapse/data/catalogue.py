@@ -18,6 +18,7 @@ from terralapse.cards import Task
 from terralapse.data.buildings import Buildings
 from terralapse.data.dynamicearthnet import DynamicEarthNet
 from terralapse.data.folders import BiTemporal, SemanticBiTemporal
+from terralapse.data.fusu import Fusu
 from terralapse.data.hrscd import Hrscd
 from terralapse.data.isprs import Isprs
 from terralapse.data.levir import Levir
@@ -371,6 +372,17 @@ DATASETS: dict[str, Entry] = {
         whole=True,
         options=("tile", "gsd", "title"),
     ),
+    "fusu": Entry(
+        Task.SEMANTIC_CHANGE,
+        Fusu,
+        ("train", "val", "test"),
+        "FUSU",
+        UNCHECKED,
+        "62,752 pairs of 512 x 512 pixels of five cities with the class of every pixel at both dates, and a "
+        "monthly series of 14 bands at 10 m. The sizes of the splits are not established.",
+        whole=True,
+        options=("series", "series_scale", "full", "gsd", "title"),
+    ),
     "xbd": Entry(
         Task.DAMAGE,
         XBD,
@@ -388,7 +400,7 @@ DATASETS: dict[str, Entry] = {
         "Building masks of several sets",
         "research use",
         "The samples; val and test are patches of Austin and Chicago from Inria, cities that train has too.",
-        options=("sets",),
+        options=("sets", "gsd"),
     ),
     "isprs-potsdam": Entry(
         Task.SEGMENTATION,

@@ -21,7 +21,14 @@ from terralapse.sensors import Unit
 @dataclass(frozen=True)
 class SemanticPair:
     """Two dates, and the class of each changed place at both: `before`, `after` uint8 [H, W] of 0
-    (unchanged), 1..K, and `IGNORE`. `map` as in `LabelledPair`."""
+    (unchanged), 1..K, and `IGNORE`. `map` as in `LabelledPair`.
+
+    Where `change` uint8 [H, W] of 0, 1 and `IGNORE` is given, it says what changed, and the other two are
+    full maps: the class of every place, changed or not, 0 being "not labelled".
+
+    `series` float32 [T, C, h, w] is what another sensor saw of the same place at T dates, at any scale and
+    centred on the images: in whatever unit its data set has it, and zero at a date that only fills up.
+    """
 
     name: str
     images: np.ndarray
@@ -31,10 +38,14 @@ class SemanticPair:
     bands: tuple[str, ...]
     unit: Unit
     map: np.ndarray | None = None
+    change: np.ndarray | None = None
+    series: np.ndarray | None = None
 
     @property
     def label(self) -> np.ndarray:
-        """The binary label uint8 [H, W]: 1 where either date has a class."""
+        """The binary label uint8 [H, W]: `change`, or 1 where either date has a class."""
+        if self.change is not None:
+            return self.change
         changed = ((self.before > 0) | (self.after > 0)).astype(np.uint8)
         return np.where((self.before == IGNORE) | (self.after == IGNORE), IGNORE, changed).astype(np.uint8)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from terralapse.data.augment_pairs import AugmentRecipe, augment
+from terralapse.data.augment_pairs import AugmentRecipe, augment_all
 from terralapse.data.pairs import IGNORE, LabelledPair
 from terralapse.data.samples import ClassifiedImage, DamagePair, DataSet, LabelledImage, SemanticPair
 from terralapse.errors import SettingError
@@ -28,8 +28,15 @@ def parts_of(sample: AnySample) -> tuple[np.ndarray, dict[str, np.ndarray], int 
         return sample.images, {"building": sample.building, "damage": sample.damage}, None
     known = {} if sample.map is None else {"map": sample.map}
     if isinstance(sample, SemanticPair):
+        if sample.change is not None:
+            known["label"] = sample.change
         return sample.images, {"before": sample.before, "after": sample.after, **known}, None
     return sample.images, {"label": sample.label, **known}, None
+
+
+def series_of(sample: AnySample) -> np.ndarray | None:
+    """The series [T, C, h, w] of a sample that has one."""
+    return sample.series if isinstance(sample, SemanticPair) else None
 
 
 def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
@@ -38,10 +45,12 @@ def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
     Returns:
         `images` float32 [B, T, C, H, W] in physical units, 0 where there is no data, and the target of the
         task as `terralapse.tasks.network` lists it: maps int64 [B, H, W] (`IGNORE` also where there is no
-        data), or `label` int64 [B] for classification.
+        data), or `label` int64 [B] for classification. Where any sample has a series, `series` float32
+        [B, T, C, h, w] of the longest, 0 where there is no data: at missing dates, and all over for a sample
+        that has none.
 
     Raises:
-        ValueError: no sample, or images of several sizes.
+        ValueError: no sample, or images or series of several sizes.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample")
@@ -49,7 +58,28 @@ def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
     sizes = {tuple(t["images"].shape) for t in tensors}
     if len(sizes) > 1:
         raise ValueError(f"one batch cannot hold images of {', '.join(map(str, sorted(sizes)))}")
-    return {key: torch.stack([t[key] for t in tensors]) for key in tensors[0]}
+    batch = {key: torch.stack([t[key] for t in tensors]) for key in tensors[0]}
+    return batch | _batch_of_series([series_of(s) for s in samples])
+
+
+def _batch_of_series(every: list[np.ndarray | None]) -> dict[str, Tensor]:
+    """`series`, or nothing where no sample has one."""
+    given = [s for s in every if s is not None]
+    if not given:
+        return {}
+    sizes = {s.shape[1:] for s in given}
+    if len(sizes) > 1:
+        raise ValueError(f"one batch cannot hold series of {', '.join(map(str, sorted(sizes)))}")
+    batch = torch.zeros(len(every), max(len(s) for s in given), *given[0].shape[1:])
+    for place, series in zip(batch, every, strict=True):
+        if series is not None:
+            place[: len(series)] = _series_tensor(series)
+    return {"series": batch}
+
+
+def _series_tensor(series: np.ndarray) -> Tensor:
+    """In numbers alone; a date without any data becomes one that only fills up."""
+    return torch.from_numpy(np.nan_to_num(series, nan=0.0).astype(np.float32))
 
 
 def _tensors(images: np.ndarray, maps: dict[str, np.ndarray], label: int | None) -> dict[str, Tensor]:
@@ -68,7 +98,11 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
     else, so that a run that was cut off goes on with what it would have seen.
 
     Numbers 0 to N - 1 go through the N samples of the data set in one random order, N to 2 N - 1 in another,
-    and so on. What is returned is one element of `batch_of`, which the default collation of torch stacks.
+    and so on. What is returned is one element of `batch_of`, which the default collation of torch stacks; for
+    that, series of one data set need the same number of dates (readers fill them up).
+
+    A series is flipped and turned as the images are. It belongs to the whole of them, about their middle:
+    with one, nothing is cut out.
 
     Args:
         dataset: what to draw from.
@@ -78,7 +112,7 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
 
     Raises:
         SettingError: the data set is empty, or (when a sample is drawn) the recipe exchanges before and after
-            of a disaster.
+            of a disaster, or cuts out a part of images that have a series.
     """
 
     def __init__(
@@ -97,7 +131,8 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
         if epoch != self._epoch:
             self._order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.dataset))
             self._epoch = epoch
-        images, maps, label = parts_of(self.dataset[int(self._order[place])])
+        sample = self.dataset[int(self._order[place])]
+        (images, maps, label), series = parts_of(sample), series_of(sample)
         if "damage" in maps and self.recipe.swap > 0:
             raise SettingError(
                 f"swap={self.recipe.swap:g}", "exchanges before and after the disaster", "Leave it out."
@@ -107,5 +142,6 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
                 f"swap={self.recipe.swap:g}", "the map shows the earlier date, not the later", "Leave it out."
             )
         rng = np.random.default_rng([self.seed, 1, index])
-        images, maps = augment(images, maps, self.recipe, rng, self.size)
-        return _tensors(images, maps, label)
+        images, maps, series = augment_all(images, maps, series, self.recipe, rng, self.size)
+        given = {} if series is None else {"series": _series_tensor(series)}
+        return _tensors(images, maps, label) | given

@@ -23,12 +23,13 @@ from terralapse.engine import evaluate
 from terralapse.engine.sources import pick_bands, reader_options
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.grid.pair import ArrayPair
+from terralapse.labels import NOT_COUNTED
 from terralapse.tasks.change import ChangeDetector
 from terralapse.tasks.measures import Measure, measure_for
 from terralapse.tasks.metrics import bootstrap_interval
 from terralapse.tasks.network import NetworkDetector, NetworkSystem
 
-MAPS = ("label", "before", "after", "building", "damage", "map")
+MAPS = ("label", "before", "after", "building", "damage", "map", "change")
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,15 @@ class _Cut:
 
 
 def cut_sample(sample: Any, row: int, col: int, side: int) -> Any:
-    """The part of a sample of any task at a place: images and label maps alike."""
+    """The part of a sample of any task at a place: images and label maps alike. A series, which
+    belongs to the whole, is left out."""
     area = (slice(row, row + side), slice(col, col + side))
     pixels = "images" if hasattr(sample, "images") else "image"
-    parts = {pixels: np.ascontiguousarray(getattr(sample, pixels)[..., *area])}
+    parts: dict[str, Any] = {pixels: np.ascontiguousarray(getattr(sample, pixels)[..., *area])}
     names = {f for f in sample.__dataclass_fields__ if f in MAPS and getattr(sample, f) is not None}
     parts |= {name: np.ascontiguousarray(getattr(sample, name)[area]) for name in names}
+    if getattr(sample, "series", None) is not None:
+        parts["series"] = None
     return replace(sample, name=f"{sample.name} {row}_{col}", **parts)
 
 
@@ -249,7 +253,7 @@ def _change(
 
 # --- all other tasks -------------------------------------------------------------------------------
 def _network(system: NetworkSystem, dataset: Any, scheme: Any, device: str, samples: int) -> ModeScores:
-    classes = sum(c.name != "unchanged" for c in scheme.classes)
+    classes = sum(c.name not in NOT_COUNTED for c in scheme.classes)
     excluded = tuple(c.value for c in scheme.classes if c.name == "clutter")
     measure = measure_for(system.card.task, classes, excluded=excluded).to(device)
     parts: list[dict[str, np.ndarray]] = []

@@ -19,7 +19,7 @@ from terralapse.data.change_pairs import Pair, read_building_masks, read_images,
 from terralapse.data.mshs_bcd import MshsBcd
 from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
-from terralapse.labels import scheme
+from terralapse.labels import NOT_COUNTED, scheme
 from terralapse.tasks.network import NetworkSystem
 
 Batch = dict[str, Tensor]
@@ -30,7 +30,7 @@ Step = Callable[[NetworkSystem, Batch, Mapping[str, Any], float], dict[str, Tens
 class Sources:
     """`train[n]` is sample number n, of any n: images float32 [T, C, size, size] and the keys of the target;
     `length` samples are an epoch. `val` holds whole samples. `classes` counts the labels (of semantic change
-    without "unchanged"). `state` is what `normalise` wants. `step`, where there is one, gives the losses of a
+    without 0). `state` is what `normalise` wants. `step`, where there is one, gives the losses of a
     batch in place of the system's own: it takes the system, the batch, the state, and how much of the
     training (0 to 1) is done."""
 
@@ -106,7 +106,7 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
         )
     augment = AugmentRecipe(**recipe.augment)
     state = _stretch(train, system)
-    classes = sum(c.name != "unchanged" for c in train.scheme.classes)
+    classes = sum(c.name not in NOT_COUNTED for c in train.scheme.classes)
     if recipe.method:
         from terralapse.engine.semi import SemiStep, semi_set
 

@@ -32,7 +32,7 @@ from terralapse.tasks.metrics import (
     semantic_scores,
 )
 from terralapse.tasks.segmentation import SegmentationOutput
-from terralapse.tasks.semantic_change import SemanticChangeOutput, semantic_target
+from terralapse.tasks.semantic_change import FullMapsOutput, SemanticChangeOutput, semantic_target
 
 Scores = dict[str, dict[str, Any]]
 BINS = 50  # of a probability: thresholds are steps of 0.02
@@ -118,9 +118,32 @@ class ChangeMeasure(Measure):
         }
 
 
+def fusu_release_scores(matrix: np.ndarray) -> dict[str, Any]:
+    """The score that comes with FUSU, of an int [K + 1, K + 1] matrix of the full maps of both dates.
+
+    It is a score of segmentation: unchanged places count like others, and class 0 is "not labelled".
+    `miou_binary` is that of labelled or not, `sek` the kappa without the pixels that are neither in the label
+    nor in the prediction, times its exponent; `score` their mean. `iou` and its mean `miou` are of 1..K among
+    the pixels that are labelled.
+    """
+    both = semantic_scores(matrix)
+    classes = segmentation_scores(matrix[1:, 1:])
+    return {
+        "score": 0.5 * both.miou + 0.5 * both.sek,
+        "miou_binary": both.miou,
+        "sek": both.sek,
+        "miou": classes.miou,
+        "iou": classes.iou,
+    }
+
+
 class SemanticChangeMeasure(Measure):
     """Semantic change by both protocols, and its binary part. `oa` is the mean over images of the pixel
-    accuracy, as the published scorers take it."""
+    accuracy, as the published scorers take it.
+
+    Where the target holds full maps (`label` beside `before` and `after`), both sides are zero where they say
+    "unchanged" before these protocols count them, and `fusu_release` scores the full maps.
+    """
 
     monitor = "scd_p7.sek"
 
@@ -131,12 +154,18 @@ class SemanticChangeMeasure(Measure):
         self.add_counts("from_to", classes**2 + 1, classes**2 + 1)
         self.add_counts("binary", 2, 2)
         self.add_counts("accuracy", 3, dtype=torch.float64)  # per date, from-to, images
+        self.add_counts("full", classes + 1, classes + 1)
 
     def update(self, output: SemanticChangeOutput, target: Mapping[str, Tensor]) -> None:
         """Counts a batch; a pixel that either date ignores is left out of everything."""
         labels = target["before"].long(), target["after"].long()
         guesses = output.maps()
         changed = semantic_target(*labels)
+        if "label" in target:
+            if isinstance(output, FullMapsOutput):
+                self._count_full(output, labels)
+            changed = torch.where(changed == IGNORE, IGNORE, target["label"].long())
+            labels = labels[0] * (changed == 1), labels[1] * (changed == 1)
         for image in range(len(changed)):
             known = changed[image] != IGNORE
             truth = [x[image][known] for x in labels]
@@ -155,13 +184,20 @@ class SemanticChangeMeasure(Measure):
                 one = [sum(right) / 2, float((joint[0] == joint[1]).double().mean()), 1.0]
                 self.accuracy += torch.tensor(one, dtype=torch.float64, device=self.device)  # pyright: ignore
 
+    def _count_full(self, output: FullMapsOutput, labels: tuple[Tensor, Tensor]) -> None:
+        for truth, guess in zip(labels, output.full_maps(), strict=True):
+            known = truth != IGNORE
+            self.full += confusion_counts(truth[known], guess[known], self.classes + 1)  # pyright: ignore
+
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
         per_date, joint, images = counts["accuracy"]
         oa = [float(x / images) if images else float("nan") for x in (per_date, joint)]
+        full = {"fusu_release": fusu_release_scores(counts["full"])} if counts["full"].any() else {}
         return {
             "scd_p7": {**semantic_scores(counts["per_date"]).as_dict(), "oa": oa[0]},
             "scd_p37": {**semantic_scores(counts["from_to"]).as_dict(), "oa": oa[1]},
             "binary": binary_scores(counts["binary"]).as_dict(),
+            **full,
         }
 
 

@@ -39,6 +39,28 @@ class SemanticChangeOutput:
         return before, after
 
 
+@dataclass
+class FullMapsOutput(SemanticChangeOutput):
+    """For labels that say the class of every place at both dates, changed or not.
+
+    `before`, `after` float [B, K, H, W] are the logits of the classes 1..K: there is none for 0, "not
+    labelled". `series`, likewise, those that a series of other images gives by itself, for training.
+    """
+
+    series: Tensor | None = None
+
+    def full_maps(self) -> tuple[Tensor, Tensor]:
+        """Class ids int64 [B, H, W] of 1..K of both dates, everywhere."""
+        return self.before.argmax(dim=1) + 1, self.after.argmax(dim=1) + 1
+
+    def maps(self, argmax_over_zero: bool = False) -> tuple[Tensor, Tensor]:
+        """Class ids int64 [B, H, W] of both dates, 0 where no change is predicted; 0 has no logits to win
+        with, so `argmax_over_zero` changes nothing."""
+        changed = self.classes.argmax(dim=1)
+        before, after = self.full_maps()
+        return before * changed, after * changed
+
+
 def semantic_target(before: Tensor, after: Tensor, ignore: int = 255) -> Tensor:
     """The binary label [B, H, W] of two maps of classes: 1 where either has a class, `ignore` where either
     is ignored."""
