@@ -196,7 +196,7 @@ class FSGNet(nn.Module):
         super().__init__()
         import timm  # takes seconds, and only this constructor needs it
 
-        self.encoder = timm.create_model(
+        encoder: Any = timm.create_model(
             size.encoder,
             pretrained=False,
             features_only=True,
@@ -204,17 +204,15 @@ class FSGNet(nn.Module):
             in_chans=bands,
             **dict(size.options),
         )
-        found: list[int] = self.encoder.feature_info.channels()
-        widths = size.widths
+        found: list[int] = encoder.feature_info.channels()
+        self.encoder, widths = encoder, size.widths
         self.reduce = nn.ModuleList(
             nn.Identity() if c == w else ConvModule(c, w, 1, norm="batch")
             for c, w in zip(found, widths, strict=True)
         )
         self.frequency = nn.ModuleList(DAWIM(w) for w in widths)
         self.space = nn.ModuleDict({str(level): STSAM(widths[level - 1]) for level in ATTENDED})
-        self.laterals = nn.ModuleList(ConvModule(2 * w, w, 3, norm="batch") for w in widths)
-        for lateral, w in zip(self.laterals, widths, strict=True):
-            _as_difference(lateral, w)
+        self.laterals = nn.ModuleList(_difference(w) for w in widths)
         self.context = ASPP(widths[-1], widths[-1], widths[-1] // 4, RATES)
         self.fusion = nn.ModuleList(LGFU(d, s) for s, d in pairwise(widths))
         first = widths[0]
@@ -252,10 +250,13 @@ class FSGNet(nn.Module):
         return enlarged(self.head(self.drop(self.join(torch.cat([levels[0], *deep], dim=1)))), before)
 
 
-def _as_difference(lateral: ConvModule, width: int) -> None:
-    """Starts the weights of the second date as the negative of those of the first."""
+def _difference(width: int) -> ConvModule:
+    """From both dates of a level to one map; the weights of the second date start as the negative of those of
+    the first."""
+    lateral = ConvModule(2 * width, width, 3, norm="batch")
     with torch.no_grad():
         lateral.conv.weight[:, width:] = -lateral.conv.weight[:, :width]
+    return lateral
 
 
 # --- the system ------------------------------------------------------------------------------------------
