@@ -29,6 +29,7 @@ from terralapse.layers.weights import load_strict, load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.consistency import GuidedDetector, GuidedOutput, feature_distance, supervised_losses
+from terralapse.tasks.dice import dice_loss
 from terralapse.tasks.network import Target, crop_like
 
 RARE = 0.03  # share of changed pixels that an untrained network starts from
@@ -245,9 +246,10 @@ def from_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # --- the system ------------------------------------------------------------------------------------------
 class SemiCDVLDetector(GuidedDetector):
-    """The network behind the contract of change detectors."""
+    """The network behind the contract of change detectors; `dice` adds that loss."""
 
     network: SemiCDVL
+    dice = False
 
     def forward(self, images: Tensor) -> GuidedOutput:
         """With what only training looks at, in training unless `guided` is off; else the logits alone."""
@@ -260,8 +262,14 @@ class SemiCDVLDetector(GuidedDetector):
         return GuidedOutput(**{name: crop_like(x, images) for name, x in found.items()})
 
     def loss(self, output: GuidedOutput, target: Target) -> dict[str, Tensor]:
-        """That of labelled pairs: cross-entropy plus a tenth of the contrast of the dates' features."""
-        return supervised_losses(output, target["label"])
+        """That of labelled pairs: cross-entropy plus a tenth of the contrast of the dates' features, and Dice
+        for the size of our own, which has no encoder to start from."""
+        parts = supervised_losses(output, target["label"])
+        if self.dice:
+            assert output.classes is not None
+            parts["dice"] = dice_loss(output.classes, target["label"])
+            parts["total"] = parts["total"] + parts["dice"]
+        return parts
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
         """Starts the encoder from a residual network of the same shape that was trained on ImageNet, such as
@@ -314,4 +322,6 @@ def build(
     network = SemiCDVL(size, len(card.inputs.bands or ()), faithful)
     if not untrained:
         load_weights(network, card, weights, from_official)
-    return SemiCDVLDetector(card, network.eval())
+    system = SemiCDVLDetector(card, network.eval())
+    system.dice = size is SIZES["nano"]
+    return system
