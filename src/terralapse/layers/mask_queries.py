@@ -186,6 +186,9 @@ class MaskQueries(nn.Module):
         nn.init.uniform_(self.query_pos_embed.weight)  # anywhere in the image, as anchors of Anchor DETR
         self.level_embed = nn.Embedding(SCALES, width)
         self.class_embed = nn.Linear(width, classes)
+        # At the start each query is nothing with about nine tenths: the sum over queries is below one.
+        nn.init.zeros_(self.class_embed.bias)
+        nn.init.constant_(self.class_embed.bias[:1], math.log(9 * (classes - 1)))
         self.mask_embed = MaskHead(width)
 
     def forward(
