@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from terralapse.layers.scan import LowRank, cross_paths, gpu, path_scan, selective_scan
+from terralapse.layers.scan.arguments import Arguments
 
 
 def worst(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -28,9 +29,10 @@ def scan_case(batch: int, channels: int, groups: int, states: int, length: int, 
     u, delta, z = normal(*wide), normal(*wide).abs() * 0.5, normal(*wide)
     A, B, C = -normal(channels, states).abs(), normal(*narrow), normal(*narrow)
     D, bias = normal(channels), normal(channels).abs() * 0.1
-    y, last, marks = gpu.forward(u, delta, None, A, B, C, D, bias, z, None, soft, True)
+    given = Arguments(u, delta, None, A, B, C, D, bias, z, None, soft)
+    y, last, marks = gpu.forward(given, True)
     gy, glast = normal(*y.shape), normal(*last.shape)
-    found = gpu.backward(u, delta, None, A, B, C, D, bias, z, None, soft, marks, gy, glast)
+    found = gpu.backward(given, marks, gy, glast)
     leaves = [x.double().requires_grad_() for x in (u, delta, A, B, C, D, bias, z)]
     expected = selective_scan(*leaves[:7], soft, leaves[7], True, backend="reference")
     wanted = torch.autograd.grad(list(expected), leaves, [gy.double(), glast.double()])
@@ -59,11 +61,10 @@ def path_case(
         delta, factor = torch.einsum("bkrl,kdr->bkdl", value, weight).flatten(1, 2), None
     else:
         delta, factor = value, weight
-    y, last, marks = gpu.forward(u, delta, factor, A, B, C, D, bias, None, paths.order, True, True)
+    given = Arguments(u, delta, factor, A, B, C, D, bias, None, paths.order, True)
+    y, last, marks = gpu.forward(given, True)
     gy = normal(*y.shape)
-    found = gpu.backward(
-        u, delta, factor, A, B, C, D, bias, None, paths.order, True, marks, gy, torch.zeros_like(last)
-    )
+    found = gpu.backward(given, marks, gy, torch.zeros_like(last))
     leaves = [x.double().requires_grad_() for x in (u, delta, *([] if dense else [weight]), A, B, C, D, bias)]
     step = leaves[1] if dense else LowRank(leaves[1], leaves[2])
     expected = path_scan(leaves[0], step, *leaves[-5:], paths=paths, backend="reference")

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from terralapse.layers.scan.arguments import Arguments, Sums, gradients, saved_states
+
 STEPS = 64
 """Steps between two saved states: `_numba.STEPS`, which this file must not import before it is needed."""
 
@@ -101,21 +103,12 @@ class _Call(NamedTuple):
 
 
 def _prepare(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
+    given: Arguments,
     threads: int,
 ) -> _Call:
+    u, delta, weight, A, B, C, D, bias, z, order, soft = given
     batch, channels, length = u.shape
-    paths = 1 if order is None else order.shape[0]
+    paths, rank = given.paths, given.rank
     groups, states = B.shape[1] // paths, A.shape[1]
     block = block_of(channels // groups, batch * groups, threads)
     pieces = -(-(channels // groups) // block)
@@ -137,7 +130,6 @@ def _prepare(
     factor = (
         np.zeros((0, 0, 0), np.float32) if weight is None else weight.detach().float().contiguous().numpy()
     )
-    rank = 0 if weight is None else weight.shape[2]
     index = (_natural(length) if order is None else order).contiguous().numpy()
     gate = torch.empty(0, 0, 0) if z is None else z.float()
     return _Call(
@@ -156,27 +148,16 @@ def _prepare(
 
 
 def forward(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
+    given: Arguments,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y [B, D, L], the last state [B, K * D, N] and, if `keep`, states [B, K, tiles, N, D] for `backward`."""
     threads = torch.get_num_threads()
-    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft, threads)
+    call, u = _prepare(given, threads), given.u
     batch, channels, length = u.shape
-    paths, states = call.sizes[1], A.shape[1]
     y = empty_like_layout(batch, channels, length, call.along, u)
-    last = torch.zeros(batch, paths * channels, states)
-    marks = torch.empty((batch, paths, -(-length // STEPS), states, channels) if keep else (0,) * 5)
+    last = torch.zeros(batch, given.paths * channels, given.A.shape[1])
+    marks = torch.empty(saved_states(given, STEPS, keep))
     outputs = (_flat(y), y.stride(), last.numpy(), marks.numpy())
     if y.numel():
         kernel = kernels().forward
@@ -185,24 +166,15 @@ def forward(
 
 
 def backward(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
+    given: Arguments,
     marks: Tensor,
     gy: Tensor,
     glast: Tensor,
 ) -> list[Tensor]:
-    """Gradients of u, delta, weight, A, B, C, D, bias and z; an empty tensor for what is absent."""
+    """Gradients of `given.learned`; an empty tensor for what is absent."""
     # Sums over channels follow the blocks, so here these must not depend on the number of threads.
-    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft, _BLOCKS_BACK)
+    call = _prepare(given, _BLOCKS_BACK)
+    u, z, order = given.u, given.z, given.order
     batch, channels, length = u.shape
     _, paths, groups, _, states, rank, *_ = call.sizes
     gy = gy.float()
@@ -225,15 +197,4 @@ def backward(
     if u.numel():
         kernel = kernels().backward
         _each(call.tasks, lambda t: kernel(t, *call.sizes, *call.inputs, *call.z, marks.numpy(), *outputs))
-    gdelta = dense if weight is None else gvalue.sum(0).transpose(2, 3)
-    return [
-        gu.to(u.dtype),
-        gdelta.to(delta.dtype),
-        u.new_empty(0) if weight is None else gweight.sum(0).to(weight.dtype),
-        gA.sum(0).to(A.dtype),
-        gB.sum(0).transpose(2, 3).to(B.dtype),
-        gC.sum(0).transpose(2, 3).to(C.dtype),
-        u.new_empty(0) if D is None else gD.sum(0).to(D.dtype),
-        u.new_empty(0) if bias is None else gbias.sum(0).to(bias.dtype),
-        u.new_empty(0) if z is None else gz.to(z.dtype),
-    ]
+    return gradients(given, Sums(gu, dense, gvalue, gweight, gA, gB, gC, gD, gbias, gz))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from terralapse.layers.scan.arguments import Arguments, Sums, gradients, saved_states
+
 STEPS = 64
 """Steps between two saved states, as on the CPU: the operator's shapes do not depend on the device."""
 
@@ -44,23 +46,13 @@ class _Call(NamedTuple):
 
 
 def _prepare(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
+    given: Arguments,
 ) -> _Call:
+    u, delta, weight, A, B, C, D, bias, z, order, soft = given
     batch, channels, length = u.shape
-    paths = 1 if order is None else order.shape[0]
+    paths, rank = given.paths, given.rank
     groups, states = B.shape[1] // paths, A.shape[1]
     share = channels // groups
-    rank = 0 if weight is None else weight.shape[2]
     # A tile of states is kept in registers; about 1024 of them leave room for the others.
     block = min(_up(share), max(16, 1024 // _up(max(states, rank, 1))), 128)
     pieces = -(-share // block)
@@ -93,27 +85,16 @@ def _prepare(
 
 
 def forward(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
+    given: Arguments,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `cpu.forward`; y is always a view of [B, L, D] memory."""
-    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft)
+    call, u = _prepare(given), given.u
     batch, channels, length = u.shape
-    paths, states = call.options["K"], A.shape[1]
     new = {"dtype": torch.float32, "device": u.device}
     y = torch.empty(batch, length, channels, **new)
-    last = torch.zeros(batch, paths * channels, states, **new)
-    marks = torch.empty((batch, paths, -(-length // STEPS), states, channels) if keep else (0,) * 5, **new)
+    last = torch.zeros(batch, given.paths * channels, given.A.shape[1], **new)
+    marks = torch.empty(saved_states(given, STEPS, keep), **new)
     if y.numel():
         with torch.cuda.device_of(u):
             kernels().forward_kernel[call.grid](
@@ -123,23 +104,13 @@ def forward(
 
 
 def backward(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
+    given: Arguments,
     marks: Tensor,
     gy: Tensor,
     glast: Tensor,
 ) -> list[Tensor]:
     """As `cpu.backward`; wide gradients are always views of [B, L, D] memory."""
-    call = _prepare(u, delta, weight, A, B, C, D, bias, z, order, soft)
+    call, u, z = _prepare(given), given.u, given.z
     batch, channels, length = u.shape
     o = call.options
     paths, states, rank, wide = o["K"], o["N"], o["R"], o["K"] * channels
@@ -164,15 +135,5 @@ def backward(
                 *(batch, *call.sizes),
                 **o,
             )
-    gdelta = dense.transpose(1, 2) if weight is None else gvalue.sum(0).transpose(2, 3)
-    return [
-        gu.to(u.dtype).transpose(1, 2),
-        gdelta.to(delta.dtype),
-        u.new_empty(0) if weight is None else gweight.sum(0).to(weight.dtype),
-        gA.sum(0).to(A.dtype),
-        gB.sum(0).transpose(2, 3).to(B.dtype),
-        gC.sum(0).transpose(2, 3).to(C.dtype),
-        u.new_empty(0) if D is None else gD.sum(0).to(D.dtype),
-        u.new_empty(0) if bias is None else gbias.sum(0).to(bias.dtype),
-        u.new_empty(0) if z is None else gz.to(z.dtype).transpose(1, 2),
-    ]
+    gu, dense, gz = (x.transpose(1, 2) for x in (gu, dense, gz))
+    return gradients(given, Sums(gu, dense, gvalue, gweight, gA, gB, gC, gD, gbias, gz))

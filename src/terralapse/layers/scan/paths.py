@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from terralapse.layers.scan import portable
+from terralapse.layers.scan.arguments import Arguments
 from terralapse.layers.scan.backends import choose
 from terralapse.layers.scan.checks import check_paths
 from terralapse.layers.scan.reference import selective_scan_reference
@@ -128,7 +129,7 @@ def path_scan(
     chosen = choose(backend, u, value, weight, A, B, C, D, delta_bias)
     order, inverse = paths.order.to(u.device), paths.inverse.to(u.device)
     if chosen in ("cpu", "triton"):
-        return run(u, value, weight, A, B, C, D, delta_bias, None, order, delta_softplus)[0]
+        return run(Arguments(u, value, weight, A, B, C, D, delta_bias, None, order, delta_softplus))[0]
     if chosen == "portable":
         return portable.path_scan(u, value, weight, A, B, C, D, delta_bias, delta_softplus, order, inverse)
     return _by_gathering(u, value, weight, A, B, C, D, delta_bias, delta_softplus, order, inverse)

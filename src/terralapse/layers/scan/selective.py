@@ -8,28 +8,16 @@ import torch
 from torch import Tensor
 
 from terralapse.layers.scan import operators, portable
+from terralapse.layers.scan.arguments import Arguments
 from terralapse.layers.scan.backends import choose
 from terralapse.layers.scan.checks import check_scan
 from terralapse.layers.scan.reference import selective_scan_reference
 
 
-def run(
-    u: Tensor,
-    delta: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    order: Tensor | None,
-    soft: bool,
-) -> tuple[Tensor, Tensor]:
+def run(given: Arguments) -> tuple[Tensor, Tensor]:
     """The operator `terralapse::scan`; it keeps states for a backward pass where one may come."""
-    inputs = (u, delta, weight, A, B, C, D, bias, z)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    y, last, _ = operators.scan(*inputs, order, soft, keep)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given.learned)
+    y, last, _ = operators.scan(*given, keep)
     return y, last
 
 
@@ -67,7 +55,7 @@ def selective_scan(
     check_scan(u, delta, A, B, C, {"D": D, "delta_bias": delta_bias}, z)
     chosen = choose(backend, u, delta, A, B, C, D, delta_bias, z, states=A.shape[1])
     if chosen in ("cpu", "triton"):
-        y, last = run(u, delta, None, A, B, C, D, delta_bias, z, None, delta_softplus)
+        y, last = run(Arguments(u, delta, None, A, B, C, D, delta_bias, z, None, delta_softplus))
     elif chosen == "portable":
         y, last = portable.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, z)
     elif chosen == "mamba-ssm":
