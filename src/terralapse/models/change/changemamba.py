@@ -10,6 +10,7 @@ narrower decoders, is ours.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -402,19 +403,35 @@ class SemanticDecoder(nn.Module):
 
 
 # --- networks --------------------------------------------------------------------------------------------
-class TwoDates(Checkpointing):
-    """The shared encoder. Sides must be multiples of the deepest stride."""
+class TwoDates(Checkpointing, ABC):
+    """The shared encoder, and the decoders of a task. Sides must be multiples of the deepest stride.
+
+    Args:
+        dims, depths, drop_path_rate, width: as in `Size`.
+        classes: of the map that has more than change or buildings, with "unchanged" or background; None for
+            `CLASSES`.
+        block: options of `VSSBlock`.
+    """
+
+    CLASSES = 2
 
     def __init__(
         self,
         dims: tuple[int, ...],
         depths: tuple[int, ...],
         drop_path_rate: float,
+        width: int = 128,
+        classes: int | None = None,
         bands: int = 3,
         **block: Any,
     ) -> None:
         super().__init__()
         self.encoder = VSSEncoder(dims, depths, drop_path_rate, bands, **block)
+        self.add_decoders(dims, width, self.CLASSES if classes is None else classes, **block)
+
+    @abstractmethod
+    def add_decoders(self, dims: tuple[int, ...], width: int, classes: int, **block: Any) -> None:
+        """Adds what follows the encoder."""
 
     def pyramids(self, before: Tensor, after: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The features of both dates [B, 3, H, W], from one pass over a batch of both."""
@@ -423,19 +440,9 @@ class TwoDates(Checkpointing):
 
 
 class MambaBCD(TwoDates):
-    """Binary change. Arguments as in `Size`; `block` are options of `VSSBlock`."""
+    """Binary change."""
 
-    def __init__(
-        self,
-        dims: tuple[int, ...],
-        depths: tuple[int, ...],
-        drop_path_rate: float,
-        width: int = 128,
-        classes: int = 2,
-        bands: int = 3,
-        **block: Any,
-    ) -> None:
-        super().__init__(dims, depths, drop_path_rate, bands, **block)
+    def add_decoders(self, dims: tuple[int, ...], width: int, classes: int, **block: Any) -> None:
         self.decoder = ChangeDecoder(dims, width, **block)
         self.main_clf = nn.Conv2d(width, classes, 1)
 
@@ -445,19 +452,11 @@ class MambaBCD(TwoDates):
 
 
 class MambaSCD(TwoDates):
-    """Semantic change: `classes` of each date, "unchanged" included."""
+    """Semantic change: `classes` of each date."""
 
-    def __init__(
-        self,
-        dims: tuple[int, ...],
-        depths: tuple[int, ...],
-        drop_path_rate: float,
-        width: int = 128,
-        classes: int = SECOND_CLASSES,
-        bands: int = 3,
-        **block: Any,
-    ) -> None:
-        super().__init__(dims, depths, drop_path_rate, bands, **block)
+    CLASSES = SECOND_CLASSES
+
+    def add_decoders(self, dims: tuple[int, ...], width: int, classes: int, **block: Any) -> None:
         self.decoder_bcd = ChangeDecoder(dims, width, **block)
         self.decoder_T1 = SemanticDecoder(dims, width, **block)
         self.decoder_T2 = SemanticDecoder(dims, width, **block)
@@ -477,19 +476,11 @@ class MambaSCD(TwoDates):
 
 
 class MambaBDA(TwoDates):
-    """Building damage: buildings from the image before, `classes` of damage (with background) from both."""
+    """Building damage: buildings from the image before, `classes` of damage from both."""
 
-    def __init__(
-        self,
-        dims: tuple[int, ...],
-        depths: tuple[int, ...],
-        drop_path_rate: float,
-        width: int = 128,
-        classes: int = DAMAGE_CLASSES,
-        bands: int = 3,
-        **block: Any,
-    ) -> None:
-        super().__init__(dims, depths, drop_path_rate, bands, **block)
+    CLASSES = DAMAGE_CLASSES
+
+    def add_decoders(self, dims: tuple[int, ...], width: int, classes: int, **block: Any) -> None:
         self.decoder_damage = ChangeDecoder(dims, width, **block)
         self.decoder_building = SemanticDecoder(dims, width, **block)
         self.main_clf = nn.Conv2d(width, classes, 1)
