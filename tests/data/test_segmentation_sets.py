@@ -101,7 +101,9 @@ def test_faults_of_isprs(tmp_path: Path) -> None:
         Isprs(tmp_path, "vaihingen", tiles="mine")
     vaihingen(tmp_path, ["1"])
     save(tmp_path / "gts_for_participants/top_mosaic_09cm_area1.tif", coloured(*[(0, 0, 254)] * 8))
-    with pytest.raises(UnreadableFileError, match=r"area1\.tif: holds colours that no class has: \(0, 0, 254\) on 64 pixels"):
+    with pytest.raises(
+        UnreadableFileError, match=r"area1\.tif: holds colours that no class has: \(0, 0, 254\) on 64 pixels"
+    ):
         Isprs(tmp_path, "vaihingen")[0]
 
 
