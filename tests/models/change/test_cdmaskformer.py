@@ -184,7 +184,7 @@ def test_the_order_of_the_dates_matters() -> None:
     network = mini()
     before, after = normal(1, 3, 32, 32), normal(1, 3, 32, 32, seed=1)
     with torch.no_grad():
-        assert relative(network(before, after)[1][-1], network(after, before)[1][-1]) > 0.02
+        assert relative(network(before, after)[1][-1], network(after, before)[1][-1]) > 0.005
 
 
 def test_a_pair_does_not_see_the_others_of_its_batch() -> None:
