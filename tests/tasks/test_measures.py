@@ -11,10 +11,16 @@ from terralapse.errors import SystemNotReadyError
 from terralapse.tasks.change import ChangeOutput
 from terralapse.tasks.classification import ClassificationOutput
 from terralapse.tasks.damage import DamageOutput
-from terralapse.tasks.measures import ChangeMeasure, DamageMeasure, SemanticChangeMeasure, measure_for
+from terralapse.tasks.measures import (
+    ChangeMeasure,
+    DamageMeasure,
+    SemanticChangeMeasure,
+    fusu_release_scores,
+    measure_for,
+)
 from terralapse.tasks.metrics import binary_scores, confusion_matrix, expected_calibration_error, reliability
 from terralapse.tasks.segmentation import SegmentationOutput
-from terralapse.tasks.semantic_change import SemanticChangeOutput
+from terralapse.tasks.semantic_change import FullMapsOutput, SemanticChangeOutput
 
 
 def one_hot(values: torch.Tensor, classes: int) -> torch.Tensor:
@@ -115,6 +121,36 @@ def test_ignored_pixels_of_either_date_count_nowhere():
     measure.update(output, {"before": before, "after": after})
     assert measure.counts()["binary"].tolist() == [[1, 0], [0, 2]]
     assert measure.counts()["per_date"].sum() == 6
+
+
+def test_full_maps_are_scored_as_change_and_as_segmentation():
+    """Only the second and third pixel changed; the last is not labelled, the one before it ignored."""
+    before, after = grid("121120"), grid("112122")
+    label = torch.tensor([[[0, 1, 1, 0, 255, 255]]])
+    right, wrong = grid("010010"), grid("001011")  # classes 1 and 2 as logits 0 and 1
+    changed = one_hot(grid("011000"), 2)
+    output = FullMapsOutput(changed, one_hot(right, 2), one_hot(wrong, 2))
+    measure = SemanticChangeMeasure(2)
+    measure.update(output, {"before": before, "after": after, "label": label})
+    found = measure.compute()
+    assert measure.counts()["binary"].tolist() == [[2, 0], [0, 2]]
+    assert measure.counts()["per_date"].tolist() == [[4, 0, 0], [0, 2, 0], [0, 0, 2]]
+    assert found["scd_p7"]["sek"] == pytest.approx(1.0)
+    assert found["scd_p37"]["f_scd"] == 1.0
+    matrix = measure.counts()["full"]
+    assert matrix.tolist() == [[0, 1, 0], [0, 6, 0], [0, 0, 5]]
+    assert found["fusu_release"]["miou"] == 1.0
+    assert found["fusu_release"] == fusu_release_scores(matrix)
+    only_changed = SemanticChangeMeasure(2)
+    only_changed.update(output, {"before": before * (label == 1), "after": after * (label == 1)})
+    assert "fusu_release" not in only_changed.compute()
+
+
+def test_the_released_score_of_maps_without_a_fault():
+    assert fusu_release_scores(np.diag([5, 3, 4]))["score"] == pytest.approx(1.0)
+    half = fusu_release_scores(np.array([[0, 0, 0], [0, 2, 2], [0, 2, 2]]))
+    assert half["sek"] == pytest.approx(0.0)
+    assert half["iou"] == pytest.approx((1 / 3, 1 / 3))
 
 
 # --- damage: the worked example of the definitions ---------------------------------------------------

@@ -125,7 +125,8 @@ class HRNet(nn.Module):
         """All branches, enlarged to the finest: [B, bands, H, W] to [B, 15 width, H / 4, W / 4]."""
         x = F.relu(self.bn1(self.conv1(images)))
         x = self.layer1(F.relu(self.bn2(self.conv2(x))))
-        maps: list[Tensor] = self.stage2([layer(x) for layer in self.transition1])
+        maps = [layer(x) for layer in self.transition1]
+        maps = self.get_submodule("stage2")(maps)
         for stage in (3, 4):
             transition = self.get_submodule(f"transition{stage - 1}")
             assert isinstance(transition, nn.ModuleList)

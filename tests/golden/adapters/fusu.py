@@ -42,7 +42,7 @@ def weights(case: Case) -> dict[str, Tensor]:
         if name.endswith("temporal_encoder.attention_heads.Q"):
             tensors[name] = tensor * 3
         elif name.startswith("backbone.") and name.endswith("weight") and tensor.ndim == 1:
-            tensors[name] = tensor * np.float32(0.75)
+            tensors[name] = tensor * 0.75
     return tensors
 
 
