@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from onnx_export import largest_gap
 from terralapse import registry
 from terralapse.errors import FileMissingError, SettingError, SystemNotReadyError, WeightsMismatchError
 from terralapse.layers.mamba import PathType
@@ -265,6 +266,12 @@ def test_it_compiles() -> None:
     compiled = torch.compile(network, backend="aot_eager", fullgraph=False)
     with torch.no_grad():
         assert torch.allclose(compiled(x)[0], network(x)[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_small_network_runs_in_onnx(tmp_path: Path) -> None:
+    network = registry.build("rsmamba/eurosat-nano").network
+    assert largest_gap(network, [images(1, 64)], [images(1, 64, seed=1)], tmp_path) < 1e-4
 
 
 @pytest.mark.slow

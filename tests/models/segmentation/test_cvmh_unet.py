@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnx_export import largest_gap
 from terralapse import registry
 from terralapse.cards import Status
 from terralapse.errors import SystemNotReadyError, WeightsMismatchError
@@ -255,6 +256,13 @@ def test_an_exported_block_gives_the_same(tmp_path: Path) -> None:
     session = runtime.InferenceSession(tmp_path / "part.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert torch.allclose(torch.from_numpy(found), module(x), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_all_of_it_runs_in_onnx(tmp_path: Path) -> None:
+    assert (
+        largest_gap(system().network, [noise(1, 3, 32, 32)], [noise(1, 3, 32, 32, seed=1)], tmp_path) < 1e-4
+    )
 
 
 # --- files ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from onnx_export import largest_gap
 from terralapse import registry
 from terralapse.errors import SystemNotReadyError, WeightsMismatchError
 from terralapse.layers.vmamba import official_names
@@ -293,6 +294,12 @@ def test_an_exported_fusion_gives_the_same(tmp_path: Path) -> None:
     names = [i.name for i in session.get_inputs()]
     (found,) = session.run(None, dict(zip(names, (x.numpy() for x in maps), strict=True)))
     assert torch.allclose(torch.from_numpy(found), module(*maps), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_all_of_it_runs_in_onnx(tmp_path: Path) -> None:
+    dates, fresh = ([noise(1, 3, 32, 32, seed=s) for s in seeds] for seeds in ((0, 1), (2, 3)))
+    assert largest_gap(small().eval(), dates, fresh, tmp_path) < 1e-4
 
 
 # --- files ---------------------------------------------------------------------------------------------
