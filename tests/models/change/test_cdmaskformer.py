@@ -250,6 +250,7 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert all(torch.isfinite(p.grad).all() for p in found.network.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
 def test_it_compiles() -> None:
     network = mini()
     dates = normal(1, 3, 32, 64), normal(1, 3, 32, 64, seed=1)
