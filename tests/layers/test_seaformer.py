@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def lively(module: nn.Module) -> nn.Module:
+def lively(module: nn.Module) -> Any:
     """In evaluation, with normalisations that have seen something and no scale of zero."""
     draw = torch.Generator().manual_seed(1)
     for m in module.modules():
@@ -45,7 +47,7 @@ def test_the_strides_and_channels() -> None:
 
 
 def test_stochastic_depth_grows_within_a_stage() -> None:
-    network = SeaFormer(SMALL, stem=8, heads=2, drop_path=0.3)
+    network: Any = SeaFormer(SMALL, stem=8, heads=2, drop_path=0.3)
     rates = [[b.drop_path.rate for b in t.transformer_blocks] for t in (network.trans1, network.trans2)]
     assert rates[0] == [0.0, torch.tensor(0.3).item()]
     assert rates[1] == [0.0]
@@ -73,7 +75,7 @@ def test_attention_is_among_the_means_of_rows_and_of_columns() -> None:
             c = v.mean(mean)[0]
             found = torch.stack(
                 [
-                    sum(w * c[:, j] for j, w in enumerate((a[:, i] @ b / 2).softmax(0)))
+                    torch.stack([w * c[:, j] for j, w in enumerate((a[:, i] @ b / 2).softmax(0))]).sum(0)
                     for i in range(a.shape[1])
                 ],
                 dim=1,

@@ -203,7 +203,8 @@ def test_dates_one_after_the_other_differ_in_training_alone() -> None:
     with torch.no_grad():
         wanted = together.encoder(torch.cat(dates))[0].chunk(2)
         assert relative(apart.pyramids(*dates)[1][0], wanted[1]) < 1e-5
-        together.train(), apart.train()
+        together.train()
+        apart.train()
         assert relative(apart.pyramids(*dates)[1][0], together.pyramids(*dates)[1][0]) > 0.05
 
 
