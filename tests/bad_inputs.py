@@ -188,7 +188,7 @@ def code_as_model(d: Path) -> list[str]:
 
 
 def planned_model(d: Path) -> list[str]:
-    return [good(d), image(d, "b.tif"), "--model", "cfnet"]
+    return [good(d), image(d, "b.tif"), "--model", "changen2"]
 
 
 def other_task(d: Path) -> list[str]:
@@ -420,7 +420,7 @@ CASES = [
     ),
     BadInput("A model that does not exist", unknown_model, E.UnknownSystemError, ("irmad", "ir-mad")),
     BadInput("Code in place of a model", code_as_model, E.UnknownSystemError, ("__import__",)),
-    BadInput("A planned model", planned_model, E.SystemNotReadyError, ("cfnet", "planned")),
+    BadInput("A planned model", planned_model, E.SystemNotReadyError, ("changen2", "planned")),
     BadInput("A model of another task", other_task, E.ModelInputError, ("rsmamba", "classification")),
     BadInput("A threshold above one", threshold, E.SettingError, ("threshold", "1.5")),
     BadInput("An area of interest that is not there", missing_aoi, E.FileMissingError, ("nowhere.geojson",)),

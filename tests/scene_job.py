@@ -109,8 +109,9 @@ def starve(out: str, *limits: str) -> None:
 
         def work(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            with OutputFolder(Path(out)) as folder:
-                predict_scene(Convolutions(halo=5), SCENE, folder.staging)
+            # Small parts, so that a raster is larger than any of them.
+            with mock.patch.object(plan, "SMALL_PART", 1), OutputFolder(Path(out)) as folder:
+                predict_scene(Convolutions(halo=5), SCENE, folder.staging, tile=128, precision="fp32")
                 folder.publish()
 
         say(code=outcome(forked(work)))

@@ -192,8 +192,8 @@ def test_a_system_known_only_by_its_variants_names_them() -> None:
 def test_generating_the_index_refuses_a_card_in_two_files(monkeypatch: pytest.MonkeyPatch) -> None:
     from terralapse.models.planned import change, imagery
 
-    monkeypatch.setitem(imagery.CARDS, "cfnet", change.CARDS["cfnet"])
-    with pytest.raises(ValueError, match="cfnet"):
+    monkeypatch.setitem(imagery.CARDS, "changen2", change.CARDS["changen2"])
+    with pytest.raises(ValueError, match="changen2"):
         registry.generate_index()
 
 

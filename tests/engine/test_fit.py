@@ -199,7 +199,8 @@ def test_shipped_recipes_are_valid(root):
         card = registry.card(recipe.model)
         AugmentRecipe(**recipe.augment)
         assert recipe.data == "change-mix" or DATASETS[recipe.data].task is card.task, path.name
-        if recipe.data != "change-mix" and not recipe.holdout:
+        published = recipe.data != "change-mix" and DATASETS[recipe.data].splits  # a folder may have any
+        if published and not recipe.holdout:
             assert {recipe.train_split, recipe.val_split} <= set(DATASETS[recipe.data].splits), path.name
 
 

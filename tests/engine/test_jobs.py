@@ -57,7 +57,7 @@ def test_ctrl_c_leaves_nothing_unless_the_run_is_to_be_resumed(tmp_path: Path) -
 
 def test_a_limit_on_the_length_of_files_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     """The limits stop a record, a part, and a raster."""
-    said = job("starve", tmp_path / "out", 700, 60_000, 600_000)
+    said = job("starve", tmp_path / "out", 400, 60_000, 200_000)
     assert [line["code"] for line in said[1::2]] == [2, 2, 2]
     for line in said[::2]:
         assert line["error"] == "OutputNotWritableError"

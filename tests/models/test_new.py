@@ -25,7 +25,7 @@ def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("empty_registry")
-@pytest.mark.parametrize("slug", ["my-detector", "cfnet"], ids=["new", "planned"])
+@pytest.mark.parametrize("slug", ["my-detector", "changen2"], ids=["new", "planned"])
 def test_what_it_writes_runs(tmp_path: Path, slug: str) -> None:
     model, test = new.write(tmp_path, "change", slug)
     spec = importlib.util.spec_from_file_location("begun", model)
@@ -35,13 +35,10 @@ def test_what_it_writes_runs(tmp_path: Path, slug: str) -> None:
     spec.loader.exec_module(module)
     card = registry.card(slug)
     assert card.status is Status.RUNS
-    assert card.seed is (slug == "cfnet")
-    if slug == "cfnet":
-        assert (
-            card.title
-            == "CFNet: Optimizing Remote Sensing Change Detection through Content-Aware Enhancement"
-        )
-        assert card.paper == "arXiv:2503.08505"
+    assert card.seed is (slug == "changen2")
+    if slug == "changen2":
+        assert card.title == "Changen2: Multi-Temporal Remote Sensing Generative Change Foundation Model"
+        assert card.paper == "arXiv:2406.17998"
 
     begun: dict[str, object] = {}
     exec(compile(test.read_text(), str(test), "exec"), begun)
@@ -87,9 +84,9 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert new.main(["change", "cfnet", "--root", str(tmp_path)]) == 0
+    assert new.main(["change", "changen2", "--root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "wrote src/terralapse/models/change/cfnet.py" in said
+    assert "wrote src/terralapse/models/change/changen2.py" in said
     assert "take its card out of src/terralapse/models/planned/" in said
-    assert new.main(["change", "cfnet", "--root", str(tmp_path)]) == 2
+    assert new.main(["change", "changen2", "--root", str(tmp_path)]) == 2
     assert "is there already" in capsys.readouterr().err

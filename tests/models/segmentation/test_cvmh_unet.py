@@ -166,7 +166,7 @@ def test_what_is_added_to_an_image_does_not_touch_the_next() -> None:
     images = noise(2, 1, 3, 32, 32)
     found = system()
     with torch.inference_mode():
-        assert torch.allclose(found.forward(images).logits[1:], found.forward(images[1:]).logits, atol=1e-5)
+        assert torch.allclose(found.forward(images).logits[1:], found.forward(images[1:]).logits, atol=1e-4)
 
 
 def test_the_loss_is_cross_entropy_and_dice_and_every_weight_learns() -> None:

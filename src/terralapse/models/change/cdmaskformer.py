@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from terralapse.cards import Card, DateOrder, Inputs, Licences, Normalisation, Status, Task
+from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
 from terralapse.layers.decoding import up_to
 from terralapse.layers.deformable_attention import DeformableLayer, centres
 from terralapse.layers.mask_queries import MaskQueries
@@ -91,6 +91,13 @@ LIMITS = (
     "It sees a whole tile: results depend a little on how a scene is cut, and tiles are blended.",
     "A score above 1, where several queries claim a pixel, is cut to 1.",
 )
+GOLDEN = Figure(
+    "largest relative error of outputs",
+    1e-4,
+    "golden case cdmaskformer/cdmask",
+    "bound of the comparison with the published implementation on a CPU, losses included",
+    "golden",
+)
 HEAD = Card(
     slug="cdmaskformer",
     title=TITLE,
@@ -118,6 +125,7 @@ HEAD = Card(
         "The fifth stage and the classifier of the encoder are in its files and used by nothing.",
         "A query attends to pixels of a probability of 0.15 and more in its mask, not 0.5.",
     ),
+    figures=(GOLDEN,),
     limits=LIMITS,
     parameters=25_736_788,
 )
@@ -128,6 +136,7 @@ NANO = replace(
     status=Status.RUNS,
     summary=f"{SUMMARY}, in a size of our own that is small enough for a CPU.",
     licences=Licences(code="Apache-2.0"),
+    figures=(),
     quirks=(),
     parameters=645_788,
     checkpoints="none",

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.cards import Card, DateOrder, Inputs, Licences, Normalisation, Status, Task
+from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
 from terralapse.data.pairs import IGNORE
 from terralapse.layers.decoding import up_to
 from terralapse.layers.fpn import FPN, ConvModule
@@ -91,6 +91,13 @@ NANO_LIMITS = (
     "It sees a whole tile at once, so what it says depends a little on how a scene is cut.",
 )
 
+GOLDEN = Figure(
+    "largest relative error of outputs",
+    1e-4,
+    "golden case lenet/clcd",
+    "bound of the comparison with the published implementation on a CPU, losses included",
+    "golden",
+)
 HEAD = Card(
     slug="lenet",
     title=TITLE,
@@ -111,6 +118,7 @@ HEAD = Card(
     ),
     classes="binary-change",
     licences=Licences(code="not stated (no licence file); a fork of mmsegmentation, Apache-2.0"),
+    figures=(GOLDEN,),
     quirks=QUIRKS,
     limits=LIMITS,
     parameters=168_063_726,
@@ -124,6 +132,7 @@ SMALL = replace(
     summary="LENet in a size of our own that is small enough for a CPU and takes images of any size.",
     inputs=replace(HEAD.inputs, size_multiple=32),
     licences=Licences(code="Apache-2.0"),
+    figures=(),
     quirks=(),
     limits=NANO_LIMITS,
     parameters=880_005,

@@ -64,14 +64,14 @@ class Size:
 
 
 _NANO = Size(
-    width=10,
+    width=8,
     small=True,
     separable=True,
     encoder=(16, 16, 16, 32),
     decoder=(16, 16, 16, 32),
     heads=4,
     inner=64,
-    fused=(150,),
+    fused=(120,),
     unused_classes=None,
     prior=0.02,
     dice=1.0,
@@ -156,11 +156,11 @@ PSP_LIGHT = _variant(
     "psp-w18-light", "The same network with separable convolutions in its heads.", 10_902_601
 )
 FCN_LIGHT = _variant("fcn-w18-light", "With plain heads of separable convolutions.", 10_808_801)
-NANO = _variant("nano", "Our narrow version of the whole network, for a CPU.", 501_292)
+NANO = _variant("nano", "Our narrow version of the whole network, for a CPU.", 357_548)
 CHANGE_NANO = _variant(
     "change-nano",
     "The branch of change of the narrow version alone: binary change from two images, without classes.",
-    383_532,
+    250_491,
     task=Task.CHANGE,
     classes="",
     quirks=(),
