@@ -36,7 +36,7 @@ NETWORKS = {  # what else a network needs in its recipe
     "fsg-net/nano": (),
     "mapformer/nano": ("reader_map=rules",),
     "semicd-vl/nano": (),
-    "fusu/nano": (),
+    "fusu/change-nano": (),
 }
 WITHOUT_WEIGHTS = ("ir-mad", "cva", "rcva", "pca-kmeans", "difference")
 SPLITS = {

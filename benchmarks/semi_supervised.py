@@ -123,7 +123,7 @@ def best_threshold(detector: ChangeDetector, dataset: Any) -> float:
         scene = array_pair(pair)
         probability, known = predict_whole(detector, scene, detector.fit(scene.sample()))
         for row, threshold in zip(counts, THRESHOLDS, strict=True):
-            row += confusion_matrix(pair.label[known], probability[known] >= threshold)
+            row += confusion_matrix(pair.label[known], probability[known] >= threshold, 2)
     return round(float(THRESHOLDS[int(np.argmax([binary_scores(c).f1 for c in counts]))]), 2)
 
 

@@ -37,7 +37,12 @@ Windows = Iterable[tuple[Window, np.ndarray]]
 BLOCK = 512
 _GDAL_FAILURES = (RasterioError, CPLE_BaseError)
 # What the system and the TIFF library say when bytes do not reach the disk.
-_FULL = re.compile(r"No space left|File too large|quota|(Write|Seek) error|TIFF(Rewrite|Write)Directory")
+# The last is about blocks of a draft that GDAL wrote when its cache was full, without telling that they did
+# not reach the disk.
+_FULL = re.compile(
+    r"No space left|File too large|quota|(Write|Seek) error|TIFF(Rewrite|Write)Directory|"
+    r"TIFFFillTile:Read error"
+)
 _ENV = {"GDAL_PAM_ENABLED": "NO"}  # no .aux.xml beside the file
 # No num_threads in the draft: GDAL's threaded writer swallows the error of a full disk.
 _DRAFT = {
