@@ -70,6 +70,7 @@ def test_options_are_those_of_the_command() -> None:
         assert option in table
 
 
+@pytest.mark.slow  # .ci/run builds the site before the tests
 def test_the_site_builds_without_a_warning_and_is_whole_offline(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
