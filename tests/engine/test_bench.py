@@ -16,7 +16,8 @@ from terralapse.data import folders
 from terralapse.engine import bench_models
 from terralapse.engine.bench import BenchSettings, run_bench
 from terralapse.engine.bench_log import Ledger, RunLog, faults
-from terralapse.engine.bench_models import contenders, measure, together, weights_digest
+from terralapse.engine.bench_models import contenders, measure, together
+from terralapse.engine.runner import weights_digest
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.labels import BINARY_CHANGE, SECOND_MAMBA, SECOND_SCANNET
 from terralapse.tasks.metrics import binary_scores
@@ -241,13 +242,15 @@ def test_costs_are_those_of_the_network() -> None:
 
 @pytest.mark.usefixtures("known")
 def test_the_digest_is_of_the_values_and_of_the_names() -> None:
-    network = contenders(("known/timid",), "cpu")[0].system.network
-    before = weights_digest(network)
-    assert before == weights_digest(network)
+    system = contenders(("known/timid",), "cpu")[0].system
+    before = weights_digest(system)
+    assert before == weights_digest(system)
     with torch.no_grad():
-        network.bias[0] += 1e-3
-    assert weights_digest(network) != before
-    assert weights_digest(network.half()) != weights_digest(network.float())
+        system.network.bias[0] += 1e-3
+    changed = weights_digest(system)
+    assert changed != before
+    system.network.half()
+    assert weights_digest(system) != changed
 
 
 @pytest.mark.usefixtures("known")

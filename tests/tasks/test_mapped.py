@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from terralapse.tasks.losses import cross_entropy
-from terralapse.tasks.mapped import MapContrast, entropy, map_contrast, padded_label
+from terralapse.tasks.mapped import MapContrast, map_contrast, padded_label
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -66,8 +66,7 @@ def test_ignored_pixels_count_nowhere_unless_asked() -> None:
 def test_the_published_entropy_divides_by_all_pixels() -> None:
     logits, label = normal(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
     label[:, :1] = 255
-    assert torch.allclose(entropy(logits, label), cross_entropy(logits, label))
-    assert torch.allclose(entropy(logits, label, faithful=True), 0.75 * cross_entropy(logits, label))
+    assert torch.allclose(cross_entropy(logits, label, over_all=True), 0.75 * cross_entropy(logits, label))
 
 
 def test_the_padding_of_a_label_is_unknown() -> None:

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 
 from terralapse.engine.recipe import Recipe
+from terralapse.engine.runner import has_bf16
 from terralapse.engine.sources import Batch, Sources
 from terralapse.tasks.measures import measure_for
 from terralapse.tasks.network import NetworkSystem
@@ -70,6 +71,14 @@ class KeepLast(L.Callback):
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:
             part.replace(self.path)
+
+
+def _precision(recipe: Recipe) -> str:
+    """That of Lightning; see `Recipe`."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    cuda = recipe.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if has_bf16(torch.device("cuda" if cuda else "cpu")) else "32-true"
 
 
 class Training(L.LightningModule):
@@ -209,7 +218,7 @@ def run(recipe: Recipe, system: NetworkSystem, source: Sources, out: Path, resum
         # Published networks have parameters that no forward pass uses.
         strategy="ddp_find_unused_parameters_true" if recipe.devices > 1 else "auto",
         max_epochs=recipe.epochs,
-        precision=recipe.precision,  # pyright: ignore[reportArgumentType]
+        precision=_precision(recipe),  # pyright: ignore[reportArgumentType]
         gradient_clip_val=recipe.clip or None,
         accumulate_grad_batches=recipe.accumulate,
         use_distributed_sampler=False,

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +29,9 @@ from terralapse.engine.bench_models import (
     measure,
     together,
 )
-from terralapse.engine.bench_scores import OBJECT_SIZES, TOLERANCE, Tally, paired_tests
-from terralapse.engine.runner import choose_device
+from terralapse.engine.bench_scores import Tally, paired_tests
+from terralapse.engine.evaluate import OBJECT_SIZES, OUTLINE_TOLERANCE
+from terralapse.engine.runner import choose_device, torch_settings
 from terralapse.engine.score import cut_sample
 from terralapse.engine.sources import reader_options
 from terralapse.errors import SettingError
@@ -125,7 +125,7 @@ def run_bench(
     tell, report = say or (lambda _: None), progress or (lambda _s, _d, _t: None)
     device = str(choose_device(settings.device))
     run, started = uuid.uuid4().hex[:12], datetime.now(UTC)
-    with _threads(settings.threads) as threads:
+    with torch_settings(settings.threads) as threads:
         log.add("started", run=run, terralapse=__version__, settings=_plain(settings), versions=_versions())
         models = contenders(settings.models, device)
         for number, model in enumerate(models):
@@ -344,18 +344,6 @@ def _same_classes(models: list[Contender], dataset: Any) -> None:
     together([*tables, (f"the labels of {dataset.title}", dataset.scheme)])
 
 
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
-    """So many threads of torch for a while; yields how many."""
-    before = torch.get_num_threads()
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
 # --- the result ------------------------------------------------------------------------------------
 def _result(
     settings: BenchSettings,
@@ -396,7 +384,7 @@ def _result(
         "protocol": {
             "whole_and_tiles_coincide": one_tile,
             "tile": settings.tile,
-            "outline_tolerance_pixels": TOLERANCE,
+            "outline_tolerance_pixels": OUTLINE_TOLERANCE,
             "object_sizes_pixels": list(OBJECT_SIZES),
             "threshold": settings.threshold,
             "threshold_split": settings.val_split if settings.threshold == "val" else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,10 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 from terralapse import registry
@@ -23,6 +18,7 @@ from terralapse.data.pairs import LabelledPair
 from terralapse.data.samples import SemanticPair
 from terralapse.data.training import batch_of
 from terralapse.engine.evaluate import array_pair, predict_whole, threshold_of
+from terralapse.engine.runner import LiveTensors, weights_digest
 from terralapse.engine.score import predict_sample
 from terralapse.engine.sources import pick_bands
 from terralapse.errors import ModelInputError, SettingError
@@ -188,21 +184,11 @@ def _built(name: str, slug: str, file: str, device: str) -> Contender:
         name=name,
         system=system,
         weights="none" if network is None else file or shipped,
-        digest="" if network is None else weights_digest(network),
+        digest=weights_digest(system),
         # Without weights to have been chosen with, a threshold comes from each image.
         threshold=None if network is None else 0.5 if card.threshold is None else card.threshold,
         source="each image" if network is None else "card",
     )
-
-
-def weights_digest(network: torch.nn.Module) -> str:
-    """SHA-256 of all tensors of a network by name: what it computes with, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def together(tables: Sequence[tuple[str, ClassScheme]]) -> None:
@@ -246,31 +232,12 @@ def measure(contender: Contender, device: str) -> Cost:
         contender.predict(sample, device)
         peak = torch.cuda.max_memory_allocated(device) - before
     else:
-        with _TensorMemory() as memory:
+        with LiveTensors() as memory:
             contender.predict(sample, device)
         peak = memory.peak
     flops = int(counter.get_total_flops())
     parameters = 0 if network is None else sum(p.numel() for p in network.parameters())
     return Cost(parameters, flops // 2, flops, int(peak))
-
-
-class _TensorMemory(TorchDispatchMode):
-    """Follows the storages of all tensors that operations return: how many bytes are alive at most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._alive: dict[StorageWeakRef, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_flatten(result)[0]:
-            if isinstance(value, Tensor) and value.layout is torch.strided:
-                storage = value.untyped_storage()
-                self._alive[StorageWeakRef(storage)] = storage.nbytes()
-        self._alive = {ref: size for ref, size in self._alive.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(self._alive.values()))
-        return result
 
 
 def described(contender: Contender) -> dict[str, Any]:

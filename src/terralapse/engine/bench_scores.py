@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from terralapse.data.pairs import IGNORE
+from terralapse.engine.evaluate import OBJECT_SIZES, OUTLINE_TOLERANCE
 from terralapse.tasks.metrics import (
     BinaryScores,
     binary_scores,
@@ -21,8 +22,6 @@ from terralapse.tasks.metrics import (
 )
 from terralapse.tasks.significance import compare, f1_interval, f1_of, holm
 
-OBJECT_SIZES = (0, 16, 64, 256, 1024)  # pixels
-TOLERANCE = 2.0  # pixels, of outlines
 RATIOS = ("precision", "recall", "f1", "iou", "oa", "kappa")
 
 
@@ -44,7 +43,7 @@ class ModeTally:
         label = np.where(known, label, IGNORE).astype(np.uint8)
         self.images.append(name)
         self.counts.append(confusion_matrix(label, change, 2))
-        self.outlines.append(boundary_counts(label, change, TOLERANCE))
+        self.outlines.append(boundary_counts(label, change, OUTLINE_TOLERANCE))
         self.objects.append(object_counts(label, change, OBJECT_SIZES))
         self.reliability += reliability(probability, label)
         self.masked += int((~known).sum())

@@ -62,9 +62,9 @@ def joint_evidence(
         )
 
     def found(pair: LabelledPair) -> np.ndarray:
-        scene = array_pair(pair)
         product, valid = np.ones(pair.images.shape[2:], np.float32), np.ones(pair.images.shape[2:], bool)
         for detector in detectors:
+            scene = array_pair(pair, detector)
             probability, known = predict_whole(detector, scene, detector.fit(scene.sample()))
             product *= np.where(known, probability, np.float32(0))
             valid &= known

@@ -30,6 +30,9 @@ class Recipe:
     `seed`, or a file with one name a line; `guides` the folder of another model's labels, for `semicd-vl`;
     keys that begin with `semi_` are the settings of `terralapse.engine.semi.SemiStep`.
 
+    `precision` of `auto` is `bf16-mixed` where the device computes bfloat16 in hardware, and `32-true` where
+    that would be many times slower.
+
     A step is one update of the weights, so `accumulate` batches; `samples` of 0 takes each training sample
     once an epoch.
     """
@@ -64,7 +67,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     checkpointing: bool = False
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     accelerator: str = "auto"
     devices: int = 1
     workers: int = 0

@@ -292,7 +292,7 @@ def bytes_per_pixel(run: Runner, probe: np.ndarray) -> float:
     The same on every machine and in every run, so that the tile that is chosen from it is too.
     """
     run(probe)  # the first call also loads what is loaded late
-    live = _LiveTensors()
+    live = LiveTensors()
     tracing = tracemalloc.is_tracing()
     if not tracing:
         tracemalloc.start()
@@ -309,7 +309,7 @@ def bytes_per_pixel(run: Runner, probe: np.ndarray) -> float:
     return SCRATCH * (live.peak + max(arrays, 0)) / (probe.shape[-2] * probe.shape[-1])
 
 
-class _LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, and remembers the most."""
 
     @classmethod

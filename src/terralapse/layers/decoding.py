@@ -26,6 +26,21 @@ def pointwise(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch normalisation, ReLU; the size of the image stays."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 1, dilation: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        padding = dilation * (size // 2)
+        self.conv = nn.Conv2d(
+            inputs, outputs, size, padding=padding, dilation=dilation, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
 def interleave(before: Tensor, after: Tensor) -> Tensor:
     """[B, C, H, 2W]: even columns of the first date, odd ones of the second."""
     return (
@@ -38,3 +53,9 @@ def interleave(before: Tensor, after: Tensor) -> Tensor:
 def up_to(x: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
     """Bilinear, to the height and width that end `size`."""
     return F.interpolate(x, size=size[-2:], mode="bilinear", align_corners=False)
+
+
+def enlarged(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear, to the height and width of `like`, with the corners aligned; as it is where it has them."""
+    size = like.shape[-2:]
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=True)

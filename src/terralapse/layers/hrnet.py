@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terralapse.layers.decoding import ResBlock, enlarged
+
 HEAD = ("incre_modules", "downsamp_modules", "final_layer", "classifier")  # of the network for ImageNet
 
 
@@ -41,27 +43,13 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a residual."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-
-
 class Exchange(nn.Module):
     """Blocks on each branch, then every branch is given the sum of all, brought to its size and width."""
 
     def __init__(self, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width) for _ in range(blocks))) for width in widths
+            nn.Sequential(*(ResBlock(width) for _ in range(blocks))) for width in widths
         )
         self.fuse_layers = nn.ModuleList(
             nn.ModuleList(_between(widths, source, target) for source in range(len(widths)))
@@ -137,12 +125,6 @@ class HRNet(nn.Module):
 def _deeper(inputs: int, outputs: int) -> nn.Sequential:
     """The start of a new branch, of half the size; nested as in the published names."""
     return nn.Sequential(_conv(inputs, outputs, stride=2, relu=True))
-
-
-def enlarged(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear with aligned corners, to the height and width of `like`."""
-    size = like.shape[-2:]
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 def without_head(published: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,27 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terralapse.layers.decoding import up_to as resized
-
-
-def up_to(x: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, to the height and width that end `size`; as it is where it has them."""
-    return x if x.shape[-2:] == size[-2:] else resized(x, size)
-
-
-class ConvBNReLU(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU; the size of the image stays."""
-
-    def __init__(self, inputs: int, outputs: int, size: int = 1, dilation: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        padding = dilation * (size // 2)
-        self.conv = nn.Conv2d(
-            inputs, outputs, size, padding=padding, dilation=dilation, groups=groups, bias=False
-        )
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
+from terralapse.layers.decoding import ConvBNReLU, up_to
 
 
 class MapEncoder(nn.Module):

@@ -1,18 +1,25 @@
-"""The loss of binary change, and the training step that every network for change can share."""
+"""The loss of binary change that networks with one logit share."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from terralapse.data.pairs import IGNORE
+from terralapse.tasks.dice import binary_dice
+
+
+def binary_entropy(logits: Tensor, label: Tensor, changed: float = 1.0) -> Tensor:
+    """The mean binary cross-entropy of [B, H, W] over the pixels that count, in which a changed one weighs
+    `changed`; zero when no pixel counts."""
+    known, truth = (label != IGNORE).float(), (label == 1).float()
+    weight = known * (1 + (changed - 1) * truth)
+    total = F.binary_cross_entropy_with_logits(logits.float(), truth, weight, reduction="sum")
+    return total / known.sum().clamp(min=1)
 
 
 def change_loss(logits: Tensor, label: Tensor, dice_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy plus soft Dice over the whole batch.
-
-    Dice over the batch rather than the image, since many images have no change at all.
 
     Args:
         logits: float [B, H, W].
@@ -22,12 +29,4 @@ def change_loss(logits: Tensor, label: Tensor, dice_weight: float = 1.0) -> Tens
     Returns:
         A scalar; zero when no pixel counts.
     """
-    counts = (label != IGNORE).float()
-    target = (label == 1).float()
-    logits = logits.float()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, weight=counts, reduction="sum")
-    entropy = entropy / counts.sum().clamp(min=1.0)
-    probability = torch.sigmoid(logits) * counts
-    overlap = (probability * target).sum()
-    dice = 1.0 - (2.0 * overlap + 1.0) / (probability.sum() + (target * counts).sum() + 1.0)
-    return entropy + dice_weight * dice * (counts.sum() > 0)
+    return binary_entropy(logits, label) + dice_weight * binary_dice(logits.float().sigmoid(), label)

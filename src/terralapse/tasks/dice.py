@@ -1,4 +1,4 @@
-"""Soft Dice over several classes (Milletari, Navab and Ahmadi 2016, for more than two classes)."""
+"""Soft Dice of change, and over several classes (Milletari, Navab and Ahmadi 2016)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from terralapse.data.pairs import IGNORE
+
+
+def binary_dice(share: Tensor, label: Tensor) -> Tensor:
+    """One minus the Dice of change over the batch, (2 sum p y + 1) / (sum p + sum y + 1).
+
+    Over the batch rather than the image, since many images have no change at all.
+
+    Args:
+        share: p in 0..1, [B, H, W].
+        label: [B, H, W] of 0, 1, and `IGNORE` for pixels that do not count.
+
+    Returns:
+        A float32 scalar in 0..1; 0, with a gradient of zero, where every pixel is ignored.
+    """
+    share, truth = share.float() * (label != IGNORE), (label == 1).float()
+    return 1.0 - (2.0 * (share * truth).sum() + 1.0) / (share.sum() + truth.sum() + 1.0)
 
 
 def dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, smooth: float = 1.0) -> Tensor:

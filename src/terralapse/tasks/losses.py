@@ -13,11 +13,12 @@ from torch import Tensor
 from terralapse.data.pairs import IGNORE
 
 
-def cross_entropy(logits: Tensor, label: Tensor, ignore: int = IGNORE) -> Tensor:
-    """The mean of -log p(label) over the pixels that count."""
+def cross_entropy(logits: Tensor, label: Tensor, ignore: int = IGNORE, *, over_all: bool = False) -> Tensor:
+    """The mean of -log p(label) over the pixels that count; `over_all` divides by the number of all, as
+    OpenMMLab does, so that ignored pixels count as zero."""
     label = label.long()
     total = F.cross_entropy(logits.float(), label, ignore_index=ignore, reduction="sum")
-    return total / (label != ignore).sum().clamp(min=1)
+    return total / (label.numel() if over_all else (label != ignore).sum().clamp(min=1))
 
 
 def lovasz_softmax(logits: Tensor, label: Tensor, ignore: int = IGNORE) -> Tensor:

@@ -19,7 +19,6 @@ from terralapse.errors import ModelInputError
 from terralapse.grid.pair import PairSample
 from terralapse.labels import ClassScheme
 from terralapse.layers.padding import pad_to_multiple
-from terralapse.tasks.losses import cross_entropy
 from terralapse.tasks.network import NetworkDetector
 
 MAP = "map"  # the band of a pair, and the key of a batch
@@ -147,10 +146,3 @@ def padded_label(label: Tensor, multiple: int) -> Tensor:
 def _cosine(about: Tensor, embedding: Tensor) -> Tensor:
     """[B, h, w]; no gradient for the map, in float32."""
     return F.cosine_similarity(about.detach().float(), embedding.float(), dim=1)
-
-
-def entropy(logits: Tensor, label: Tensor, *, faithful: bool = False) -> Tensor:
-    """Cross-entropy [B, K, H, W] over the pixels that count; `faithful` divides by the number of all, so that
-    ignored pixels count as zero."""
-    mean = cross_entropy(logits, label)
-    return mean * (label != IGNORE).float().mean() if faithful else mean

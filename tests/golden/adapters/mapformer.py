@@ -13,7 +13,8 @@ from golden.case import Case, NotCoveredError, Result
 from terralapse.layers.decoding import up_to
 from terralapse.models.change import mapformer
 from terralapse.models.semantic_change import mapformer_scd
-from terralapse.tasks.mapped import MapContrast, entropy, map_contrast
+from terralapse.tasks.losses import cross_entropy
+from terralapse.tasks.mapped import MapContrast, map_contrast
 
 IGNORED = 6  # of the case; 255 here
 NAMES = {"before_alike": "t1_pos", "after_alike": "t2_pos", "after_unlike": "t2_neg"}
@@ -91,7 +92,7 @@ def _losses(case: Case, outputs: dict[str, Tensor], shape: torch.Size) -> dict[A
     hidden = torch.from_numpy(draw(seeds[1]).integers(0, 12, size) == 0)[:, 0]
     change = torch.from_numpy(draw(seeds[0]).integers(0, 2, size))[:, 0].masked_fill(hidden, 255)
     values: dict[Any, Any] = {
-        ("losses", "head", "bc.loss_seg"): entropy(outputs["bc_full"], change, faithful=True).item()
+        ("losses", "head", "bc.loss_seg"): cross_entropy(outputs["bc_full"], change, over_all=True).item()
     }
     parts = MapContrast(outputs["map_features"], outputs["contrastive_pre"], outputs["contrastive_post"])
     prefix = "bc." if any(k.startswith("bc.contrastive") for k in head) else ""
@@ -100,8 +101,8 @@ def _losses(case: Case, outputs: dict[str, Tensor], shape: torch.Size) -> dict[A
     if "sem" in outputs:
         seed = int(re.findall(r"seed (\d+)", post)[0])
         label = torch.from_numpy(draw(seed).integers(0, 6, size))[:, 0].masked_fill(hidden, 255)
-        values["losses", "head", "sem.loss_seg"] = entropy(
-            up_to(outputs["sem"], shape), label, faithful=True
+        values["losses", "head", "sem.loss_seg"] = cross_entropy(
+            up_to(outputs["sem"], shape), label, over_all=True
         ).item()
     first, second, third, label_seed = (int(s) for s in re.findall(r"seed (\d+)", alone["recipe"]))
     g = draw(first).standard_normal((2, 32, 6, 7))

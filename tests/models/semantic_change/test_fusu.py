@@ -264,9 +264,9 @@ def test_changed_pixels_count_twice() -> None:
     truth = label[known].float()
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], truth, reduction="none")
     expected = float((each * (1 + truth)).mean())
-    assert float(m.weighted_entropy(logits, label)) == pytest.approx(expected, rel=1e-5)
+    assert float(m.binary_entropy(logits, label, changed=2.0)) == pytest.approx(expected, rel=1e-5)
     nothing = torch.full_like(label, IGNORE)
-    assert float(m.weighted_entropy(logits, nothing)) == float(m.soft_dice(logits, nothing)) == 0
+    assert float(m.binary_entropy(logits, nothing)) == float(m.binary_dice(logits.sigmoid(), nothing)) == 0
 
 
 def test_a_binary_label_alone_teaches_the_change_alone() -> None:

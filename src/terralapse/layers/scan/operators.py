@@ -95,7 +95,7 @@ def _(*arguments: Any) -> list[Tensor]:
             return turned(x)
         return _wide(x, along) if name in ("u", "delta", "z") else x.new_empty(x.shape)
 
-    return [like(name, x) for name, x in zip(Arguments._fields, given.learned, strict=False)]
+    return [like(name, x) for name, x in zip(Arguments._fields[:9], given.learned, strict=True)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -36,6 +36,7 @@ from terralapse.layers.weights import load_strict, load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeOutput
+from terralapse.tasks.dice import binary_dice
 from terralapse.tasks.network import NetworkDetector, Target, crop_like
 
 PIXELS = 16  # stride of the deepest stage
@@ -301,7 +302,7 @@ class ChangeDecoder(nn.Module):
         """[B, H, W]."""
         fused = [
             fuse(a, b) * f[:, None]
-            for fuse, a, b, f in zip(self.fuseconv3ds, before, after, focus, strict=False)
+            for fuse, a, b, f in zip(self.fuseconv3ds[: len(focus)], before, after, focus, strict=True)
         ]
         x = fused[0]
         for aggregation, fine in zip(self.aggregations, fused[1:], strict=True):
@@ -380,13 +381,6 @@ def squared_error(raw: Tensor, label: Tensor) -> Tensor:
     return error.sum() / counts.sum().clamp(min=1)
 
 
-def soft_dice(raw: Tensor, label: Tensor) -> Tensor:
-    """One minus the soft Dice of the changed class over the batch, of the map where it is over 0."""
-    counts, changed = label != IGNORE, (label == 1).float()
-    share = raw.float().clamp(min=0.0) * counts
-    return 1.0 - (2.0 * (share * changed).sum() + 1.0) / (share.sum() + changed.sum() + 1.0)
-
-
 # --- the system ------------------------------------------------------------------------------------------
 @dataclass(kw_only=True)
 class CFNetOutput(ChangeOutput):
@@ -447,7 +441,7 @@ class CFNetDetector(NetworkDetector):
         label = target["label"]
         parts = {"squares": squared_error(output.raw, label)}
         if self.size.dice:
-            parts["dice"] = soft_dice(output.raw, label)
+            parts["dice"] = binary_dice(output.raw.clamp(min=0.0), label)
         total = torch.stack(list(parts.values())).sum()
         scales = list(zip(output.first, output.second, output.focus, strict=True))
         if self.content == "official":

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, DateOrder, Inputs, Licences, Normalisation, Status, Task
 from terralapse.layers.aspp import ASPP
+from terralapse.layers.decoding import enlarged
 from terralapse.layers.drop_block import DropBlock
 from terralapse.layers.fpn import ConvModule
 from terralapse.layers.padding import pad_to_multiple
@@ -175,11 +175,6 @@ class LGFU(nn.Module):
         """[B, shallow, H, W] from [B, deep, H / 2, W / 2] and [B, shallow, H, W]."""
         up = self.up(enlarged(deep, shallow))
         return self.fuse(torch.cat([up, self.gate(up).sigmoid() * self.detail(shallow)], dim=1))
-
-
-def enlarged(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear, corners aligned, to the height and width of `like`."""
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 # --- the network -----------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
-from terralapse.data.pairs import IGNORE
 from terralapse.layers.decoding import up_to
-from terralapse.layers.fpn import FPN, ConvModule
+from terralapse.layers.fpn import FPN
 from terralapse.layers.layer_exchange import DifferenceWeighting, GatedFusion, exchange
 from terralapse.layers.sliding import slide
 from terralapse.layers.stem import RGB, card_for_bands, inflate_stem
 from terralapse.layers.swin_v2 import SwinBlocks, SwinV2, imagenet_names
+from terralapse.layers.upernet import FCNHead
 from terralapse.layers.weights import load_strict, load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
@@ -140,21 +140,6 @@ SMALL = replace(
 
 
 # --- network ---------------------------------------------------------------------------------------------
-class SegmentationHead(nn.Module):
-    """A 3 x 3 convolution and logits, as the fully convolutional head of OpenMMLab."""
-
-    def __init__(self, inputs: int, width: int, classes: int = 2, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(ConvModule(inputs, width, 3, norm="batch", bias=False))
-        self.dropout = nn.Dropout2d(dropout)
-        self.conv_seg = nn.Conv2d(width, classes, 1)
-        nn.init.normal_(self.conv_seg.weight, std=0.01)
-        nn.init.zeros_(self.conv_seg.bias)  # pyright: ignore[reportArgumentType]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_seg(self.dropout(self.convs(x)))
-
-
 class LENet(nn.Module):
     """The network in one size.
 
@@ -191,12 +176,18 @@ class LENet(nn.Module):
         def fusions() -> nn.ModuleDict:
             return nn.ModuleDict({str(n): GatedFusion(width) for n in LEVELS})
 
+        def head() -> FCNHead:
+            made = FCNHead(2 * width, 2, width)
+            nn.init.normal_(made.conv_seg.weight, std=0.01)
+            nn.init.zeros_(made.conv_seg.bias)  # pyright: ignore[reportArgumentType]
+            return made
+
         self.decode_layersA, self.decode_layersB = blocks(), blocks()
         self.channelA, self.channelB = fusions(), fusions()
         for level in LEVELS[:-1]:
             self.add_module(f"re_weight{level}", DifferenceWeighting(width))
-        self.decode_head = SegmentationHead(2 * width, width)
-        self.auxiliary_head = nn.ModuleList(SegmentationHead(2 * width, width) for _ in range(2))
+        self.decode_head = head()
+        self.auxiliary_head = nn.ModuleList(head() for _ in range(2))
 
     @property
     def checkpointing(self) -> bool:
@@ -290,12 +281,8 @@ def change_losses(
         label: [B, H, W] of 0, 1, 255.
         over_all: divide by all pixels, with those that are ignored, as the released code does.
     """
-    share = (label != IGNORE).float().mean() if over_all else 1.0
-
-    def entropy(logits: Tensor) -> Tensor:
-        return cross_entropy(up_to(logits, label.shape), label) * share
-
-    parts = {"main": entropy(main), **{f"aux{i}": entropy(x) for i, x in enumerate(auxiliary)}}
+    named = {"main": main, **{f"aux{i}": x for i, x in enumerate(auxiliary)}}
+    parts = {k: cross_entropy(up_to(x, label.shape), label, over_all=over_all) for k, x in named.items()}
     extra = sum((v for k, v in parts.items() if k != "main"), main.new_zeros(()))
     return {"total": parts["main"] + AUXILIARY * extra, **parts}
 
@@ -353,7 +340,7 @@ class LENetDetector(NetworkDetector):
         _shift(self.network.decode_head, by)
 
 
-def _shift(head: SegmentationHead, by: float) -> None:
+def _shift(head: FCNHead, by: float) -> None:
     """Adds to the bias of the second class, which is change."""
     assert head.conv_seg.bias is not None
     with torch.no_grad():
@@ -391,7 +378,7 @@ def build(
         load_weights(network, own, weights, official_names)
     elif not faithful:
         for head in (network.decode_head, *network.auxiliary_head):
-            assert isinstance(head, SegmentationHead)
+            assert isinstance(head, FCNHead)
             _shift(head, -PRIOR)
     network.eval()
     return system

@@ -34,7 +34,8 @@ from terralapse.layers.weights import load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeOutput
-from terralapse.tasks.mapped import MapContrast, MapDetector, entropy, map_contrast, padded_label
+from terralapse.tasks.losses import cross_entropy
+from terralapse.tasks.mapped import MapContrast, MapDetector, map_contrast, padded_label
 from terralapse.tasks.network import Target, crop_like
 
 TITLE = "MapFormer: Boosting Change Detection by Using Pre-change Information"
@@ -232,7 +233,7 @@ class MapFormerDetector(MapDetector):
         """Cross-entropy of change, and while training the contrast of images with the map."""
         assert output.classes is not None
         label = target["label"]
-        parts = {"cross_entropy": entropy(output.classes, label, faithful=self.faithful)}
+        parts = {"cross_entropy": cross_entropy(output.classes, label, over_all=self.faithful)}
         if output.contrast is not None:
             parts |= map_contrast(
                 output.contrast, padded_label(label, STRIDE), balanced=self.balanced, faithful=self.faithful

@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
-from terralapse.layers.decoding import up_to
+from terralapse.layers.decoding import ConvBNReLU, up_to
 from terralapse.layers.dilated_resnet import dilated_resnet, pyramid
 from terralapse.layers.stem import RGB, card_for_bands, inflate_stem
 from terralapse.layers.weights import load_strict, load_weights
@@ -119,20 +118,6 @@ VARIANTS = tuple(_card(size) for size in SIZES)
 
 
 # --- decoders --------------------------------------------------------------------------------------------
-class ConvBNReLU(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False
-        )
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
-
-
 class LightHead(nn.Module):
     """Four maps to one width, enlarged to the first, stacked, fused; with one or two projections on it."""
 

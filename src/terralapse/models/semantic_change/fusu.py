@@ -33,6 +33,8 @@ from terralapse.layers.weights import load_strict, load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeOutput
+from terralapse.tasks.change_loss import binary_entropy
+from terralapse.tasks.dice import binary_dice
 from terralapse.tasks.losses import cross_entropy
 from terralapse.tasks.network import NetworkDetector, Target, crop_like
 from terralapse.tasks.semantic_change import FullMapsOutput
@@ -282,9 +284,9 @@ class _Detector(NetworkDetector):
 
     def change_losses(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """`change`: cross-entropy in which changed pixels count twice; `dice` where it has a weight."""
-        parts = {"change": weighted_entropy(logits, label)}
+        parts = {"change": binary_entropy(logits, label, changed=2.0)}
         if self.dice:
-            parts["dice"] = soft_dice(logits, label)
+            parts["dice"] = binary_dice(logits.float().sigmoid(), label)
         return parts
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
@@ -387,23 +389,6 @@ def changed(target: Target) -> Tensor:
     before, after = target["before"], target["after"]
     unknown = (before == 0) | (after == 0) | (before == IGNORE) | (after == IGNORE)
     return torch.where(unknown, IGNORE, (before != after).to(before.dtype))
-
-
-def weighted_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """The mean binary cross-entropy over the pixels that count, in which a changed one counts twice."""
-    known = (label != IGNORE).float()
-    truth = (label == 1).float()
-    weight = known * (1 + truth)
-    total = F.binary_cross_entropy_with_logits(logits.float(), truth, weight, reduction="sum")
-    return total / known.sum().clamp(min=1)
-
-
-def soft_dice(logits: Tensor, label: Tensor) -> Tensor:
-    """One minus the Dice of change over the batch, smoothed by one pixel; zero where no pixel counts."""
-    known, truth = (label != IGNORE).float(), (label == 1).float()
-    found = logits.float().sigmoid() * known
-    dice = (2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1)
-    return (1 - dice) * (known.sum() > 0)
 
 
 def official_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ by itself. Pixels that are ignored count nowhere (`faithful=True` restores the p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from terralapse.layers.stem import card_for_bands
 from terralapse.layers.weights import load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
-from terralapse.tasks.mapped import MapContrast, MapDetector, entropy, map_contrast, padded_label
+from terralapse.tasks.losses import cross_entropy
+from terralapse.tasks.mapped import MapContrast, MapDetector, map_contrast, padded_label
 from terralapse.tasks.network import Target, crop_like
 from terralapse.tasks.semantic_change import SemanticChangeOutput, semantic_target
 
@@ -134,7 +136,7 @@ class JointHead(MapFusion):
         return self.conv_seg_bc(fused), self.conv_seg_sem(fused)
 
 
-class _Network(nn.Module):
+class _Network(nn.Module, ABC):
     """The encoder, and what both kinds have in common."""
 
     head: MapChangeHead | JointHead
@@ -151,12 +153,12 @@ class _Network(nn.Module):
         """What the contrastive loss compares."""
         return MapContrast(about, *(self.head.contrastive_img_forward(p) for p in pyramids))
 
+    @abstractmethod
     def decide(
         self, pyramids: list[list[Tensor]], known: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Logits of change [B, 2, h, w], of the classes after and (f2) before [B, classes, h, w], and the
         features of the map, at stride 4."""
-        raise NotImplementedError
 
     def forward(self, before: Tensor, after: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of change [B, 2, H, W] and of the classes after [B, classes, H, W]; sides are multiples of
@@ -270,10 +272,10 @@ class MapFormerSemantic(MapDetector):
         first, second = target["before"].long(), target["after"].long()
         change, known = semantic_target(first, second), target["map"].long()
         later = torch.where(second == 0, known, second - 1)
-        parts = {"change": entropy(output.classes, change, faithful=self.faithful)}
-        after = entropy(output.after[:, 1:], _named(later, change), faithful=self.faithful)
+        parts = {"change": cross_entropy(output.classes, change, over_all=self.faithful)}
+        after = cross_entropy(output.after[:, 1:], _named(later, change), over_all=self.faithful)
         if output.says_before:
-            before = entropy(output.before[:, 1:], _named(known, change), faithful=self.faithful)
+            before = cross_entropy(output.before[:, 1:], _named(known, change), over_all=self.faithful)
             parts |= {"classes_before": 0.5 * before, "classes_after": 0.5 * after}
         else:
             parts["classes_after"] = after
