@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from onnx_export import largest_gap
+from terralapse import registry
 from terralapse.cards import Stretch, Task
 from terralapse.data.pairs import IGNORE
 from terralapse.errors import ModelInputError, SystemNotReadyError, WeightsMismatchError
@@ -267,6 +268,12 @@ def test_changed_pixels_count_twice() -> None:
     assert float(m.binary_entropy(logits, label, changed=2.0)) == pytest.approx(expected, rel=1e-5)
     nothing = torch.full_like(label, IGNORE)
     assert float(m.binary_entropy(logits, nothing)) == float(m.binary_dice(logits.sigmoid(), nothing)) == 0
+
+
+def test_the_name_alone_is_the_network_of_the_paper() -> None:
+    assert registry.card("fusu").task is Task.SEMANTIC_CHANGE
+    built = registry.build("fusu", untrained=True)
+    assert sum(p.numel() for p in built.network.parameters()) == registry.card("fusu").parameters
 
 
 def test_a_binary_label_alone_teaches_the_change_alone() -> None:

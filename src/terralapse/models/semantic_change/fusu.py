@@ -168,6 +168,7 @@ CHANGE_NANO = _variant(
     quirks=(),
     limits=PSP.limits[4:5],
 )
+HEAD = replace(PSP, slug="fusu")
 VARIANTS = (PSP, FCN, PSP_LIGHT, FCN_LIGHT, NANO, CHANGE_NANO)
 
 
@@ -398,7 +399,7 @@ def official_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: tensors[k] for k, n in names.items() if not n.startswith("head_bin.conv5.0.fusion.")}
 
 
-@register(*VARIANTS)
+@register(HEAD, *VARIANTS)
 def build(
     card: Card,
     weights: Path | str | None = None,
@@ -409,10 +410,10 @@ def build(
     footprint: int = FOOTPRINT,
     faithful: bool = False,
 ) -> _Detector:
-    """The system of a card.
+    """The system of a card; `fusu` by itself is `fusu/psp-w18`.
 
     Args:
-        card: one of `VARIANTS`.
+        card: `HEAD` or one of `VARIANTS`.
         weights: a file of weights.
         untrained: random weights, for training.
         bands: of the images, where they are not red, green and blue of 0 to 255.
@@ -426,7 +427,7 @@ def build(
         ModelInputError: a band is named twice.
         UnsafeWeightsError, WeightsMismatchError, and others of `terralapse.layers.weights`.
     """
-    size = SIZES[card.slug.partition("/")[2]]
+    size = SIZES[card.slug.partition("/")[2] or "psp-w18"]
     card = card_for_bands(card, bands)
     assert card.inputs.bands is not None
     count = len(card.inputs.bands)
