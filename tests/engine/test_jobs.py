@@ -36,7 +36,7 @@ def test_a_run_that_is_killed_again_and_again_leaves_the_bytes_of_one_that_was_n
 ) -> None:
     import scene_job
 
-    scene_job.run(tmp_path / "whole", seams)
+    scene_job.run(tmp_path / "whole", scene_job.detector(seams))
     (said,) = job("kill", tmp_path / "killed", seams, 1)
     assert said["code"] == 0
     assert said["killed"][:2] == [1, 2]  # the later ones may have been too fast

@@ -218,6 +218,20 @@ def test_the_total_is_the_weighted_sum_of_its_parts(recipe: Recipe, data: Path) 
     assert system.network.decode_head.conv_seg.weight.grad.abs().sum() > 0
 
 
+def test_another_model_lowers_the_bar_for_change_alone(recipe: Recipe, data: Path) -> None:
+    torch.manual_seed(0)
+    system = registry.build("semicd-vl/nano", untrained=True)
+    system.network.train()
+    batch = batch_of(recipe, data)
+    alone, both = (SemiStep("semicd-vl", agree=a)(system, batch, {}, 0.5) for a in (0.0, 1e-6))
+    told = torch.where(batch["box"], batch["partner_change"], batch["weak_change"]) == 1
+    inside = torch.where(batch["box"], batch["partner_inside"], batch["weak_inside"])
+    assert told.any()
+    assert alone["sure_changed"] == 0  # an untrained network is sure of nothing
+    assert both["sure_changed"].item() == pytest.approx(((told & inside).sum() / inside.sum()).item())
+    assert both["consistency"] > alone["consistency"]
+
+
 def test_fixmatch_is_without_guides_and_contrast(recipe: Recipe, data: Path) -> None:
     system = registry.build("semicd-vl/nano", untrained=True)
     system.guided = False

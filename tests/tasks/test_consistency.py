@@ -10,6 +10,7 @@ from terralapse.tasks.consistency import (
     Guide,
     GuidedOutput,
     all_mean,
+    change_probability,
     contrast,
     contrast_pixels,
     cut_mix,
@@ -20,6 +21,7 @@ from terralapse.tasks.consistency import (
     pseudo_label,
     supervised_losses,
     sure_mean,
+    with_agreement,
 )
 
 HALF = math.log(2.0)  # what a pixel costs when both classes are as likely
@@ -59,6 +61,17 @@ def test_a_pseudo_label_counts_where_it_is_sure_and_inside() -> None:
     # The third is not sure, the last does not count: neither costs, but the third is among those divided by.
     assert sure_mean(cost, confidence, counts).item() == pytest.approx(11 / 3)
     assert sure_mean(cost, confidence, torch.zeros_like(counts)).item() == 0
+
+
+def test_what_another_model_calls_changed_counts_where_the_network_does_not_deny_it() -> None:
+    chance = torch.tensor([[[0.30, 0.30, 0.30, 0.10, 0.97]]])
+    told = torch.tensor([[[1, 0, 255, 1, 0]]])
+    logits = torch.stack([torch.log(1 - chance), torch.log(chance)], dim=1).requires_grad_()
+    assert torch.allclose(change_probability(logits), chance)
+    assert not change_probability(logits).requires_grad
+    label, confidence = with_agreement(*pseudo_label(logits), chance, told, 0.25)
+    assert label.tolist() == [[[1, 0, 0, 0, 1]]]
+    assert confidence[0, 0].tolist() == pytest.approx([1.0, 0.7, 0.7, 0.9, 0.97])
 
 
 def test_unknown_pixels_count_as_nothing_in_the_mean_over_all() -> None:

@@ -33,6 +33,7 @@ from terralapse.tasks.consistency import (
     SURE,
     Guide,
     GuidedDetector,
+    change_probability,
     contrast,
     contrast_pixels,
     cut_mix,
@@ -41,6 +42,7 @@ from terralapse.tasks.consistency import (
     pixel_entropy,
     pseudo_label,
     sure_mean,
+    with_agreement,
 )
 from terralapse.tasks.dice import dice_loss
 from terralapse.tasks.losses import cross_entropy
@@ -213,7 +215,10 @@ class SemiStep:
 
     `sure`: confidence from which the network's own label counts; `contrast`: weight of the contrast;
     `guidance`: weight of the other model's labels at the first step, from where it falls to 0; `dice`: weight
-    of a Dice loss beside the cross-entropy of labelled pairs (0 in the paper).
+    of a Dice loss beside the cross-entropy of labelled pairs (0 in the paper); `agree`: probability of change
+    from which a pixel that the other model calls changed counts as changed, however unsure the network is (0
+    in the paper, where the network decides alone). Change is rare, so that a network with few labels is
+    hardly ever sure of it, and its own labels would teach background alone.
     """
 
     method: str
@@ -221,6 +226,7 @@ class SemiStep:
     contrast: float = CONTRAST
     guidance: float = GUIDANCE
     dice: float = 0.0
+    agree: float = 0.0
 
     @staticmethod
     def of(recipe: Recipe) -> SemiStep:
@@ -252,6 +258,15 @@ class SemiStep:
         own, weak = halves(both)
         strong = self._respond(system, batch["strong"], state)
         label, confidence, counts = mixed_labels(weak.classes, other, batch)
+        guides = {}
+        if self.method == "semicd-vl":
+            guides = {view: Guide(*(batch[f"{view}_{k}"] for k in GUIDES)) for view in _GUIDED}
+            guides["strong"] = guides["weak"].mixed(guides["partner"], batch["box"])
+            if self.agree:
+                chance = cut_mix(change_probability(weak.classes), change_probability(other), batch["box"])
+                label, confidence = with_agreement(
+                    label, confidence, chance, guides["strong"].change, self.agree
+                )
         labelled = self._labelled(own, batch["label"])
         agreed = sure_mean(pixel_entropy(strong.classes, label), confidence, counts, self.sure)
         parts = {"labelled": labelled, "consistency": agreed}
@@ -259,9 +274,9 @@ class SemiStep:
         if self.method == "semicd-vl":
             apart = contrast(own.distance, batch["label"])
             apart_strong = sure_mean(contrast_pixels(strong.distance, label), confidence, counts, self.sure)
-            guides = {view: Guide(*(batch[f"{view}_{k}"] for k in GUIDES)) for view in _GUIDED}
-            mixed = guides["weak"].mixed(guides["partner"], batch["box"])
-            told = guidance_losses((own, guides["images"]), (weak, guides["weak"]), (strong, mixed))
+            told = guidance_losses(
+                (own, guides["images"]), (weak, guides["weak"]), (strong, guides["strong"])
+            )
             parts |= {"contrast": (apart + apart_strong) / 2, "guidance": told}
             total = total + self.contrast * parts["contrast"] + guidance_weight(done, self.guidance) * told
         sure = (counts & (confidence >= self.sure)).sum() / counts.sum().clamp(min=1)

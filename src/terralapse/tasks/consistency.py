@@ -55,6 +55,27 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     return label, confidence
 
 
+def change_probability(logits: Tensor) -> Tensor:
+    """Of class 1 [B, H, W], without a gradient."""
+    return logits.detach().float().softmax(dim=1)[:, 1]
+
+
+def with_agreement(
+    label: Tensor, confidence: Tensor, chance: Tensor, told: Tensor, least: float
+) -> tuple[Tensor, Tensor]:
+    """A pseudo label and its confidence where another model has a say: what it calls changed is changed, with
+    confidence 1, where the network gives that a probability of at least `least`.
+
+    Args:
+        label, confidence: from `pseudo_label`.
+        chance: [B, H, W], the network's probability of change.
+        told: [B, H, W], the other model's label.
+        least: 0 to 1.
+    """
+    both = (told == 1) & (chance >= least)
+    return label.masked_fill(both, 1), confidence.masked_fill(both, 1.0)
+
+
 def sure_mean(cost: Tensor, confidence: Tensor, counts: Tensor, least: float = SURE) -> Tensor:
     """The sum of `cost` over the pixels that count and are sure, over the number of all that count.
 
