@@ -148,7 +148,7 @@ def run_bench(
 def _choose_thresholds(
     settings: BenchSettings, models: list[Contender], log: RunLog, device: str, report: Progress
 ) -> None:
-    """The threshold of the best F1 on the validation split, in steps of 0.02, for every model alike."""
+    """The threshold of the best F1 on the validation split, in steps of 0.005, for every model alike."""
     dataset = _opened(settings, settings.val_split)
     log.add("validation split opened", split=settings.val_split, title=dataset.title, samples=len(dataset))
     sums = {

@@ -35,7 +35,8 @@ from terralapse.tasks.segmentation import SegmentationOutput
 from terralapse.tasks.semantic_change import FullMapsOutput, SemanticChangeOutput, semantic_target
 
 Scores = dict[str, dict[str, Any]]
-BINS = 50  # of a probability: thresholds are steps of 0.02
+BINS = 200  # of a probability: thresholds are steps of 0.005, as `prob.tif` stores it
+ECE_BINS = 50  # of those, 4 each
 
 
 class Measure(Metric):
@@ -108,6 +109,7 @@ class ChangeMeasure(Measure):
         else:
             threshold, chosen, matrix = self.threshold, "given", counts["decided"]
         table = np.stack([still + changed, counts["probability"].sum(axis=0), changed]).astype(np.float64)
+        table = table.reshape(3, ECE_BINS, -1).sum(axis=2)
         return {
             "binary": {
                 **binary_scores(matrix).as_dict(),
