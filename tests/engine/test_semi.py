@@ -218,7 +218,7 @@ def test_the_total_is_the_weighted_sum_of_its_parts(recipe: Recipe, data: Path) 
     assert system.network.decode_head.conv_seg.weight.grad.abs().sum() > 0
 
 
-def test_another_model_lowers_the_bar_for_change_alone(recipe: Recipe, data: Path) -> None:
+def test_another_model_lowers_the_bar(recipe: Recipe, data: Path) -> None:
     torch.manual_seed(0)
     system = registry.build("semicd-vl/nano", untrained=True)
     system.network.train()

@@ -63,15 +63,15 @@ def test_a_pseudo_label_counts_where_it_is_sure_and_inside() -> None:
     assert sure_mean(cost, confidence, torch.zeros_like(counts)).item() == 0
 
 
-def test_what_another_model_calls_changed_counts_where_the_network_does_not_deny_it() -> None:
-    chance = torch.tensor([[[0.30, 0.30, 0.30, 0.10, 0.97]]])
-    told = torch.tensor([[[1, 0, 255, 1, 0]]])
+def test_what_another_model_says_counts_where_the_network_does_not_deny_it() -> None:
+    chance = torch.tensor([[[0.30, 0.30, 0.30, 0.10, 0.70, 0.97]]])
+    told = torch.tensor([[[1, 0, 255, 1, 0, 0]]])
     logits = torch.stack([torch.log(1 - chance), torch.log(chance)], dim=1).requires_grad_()
     assert torch.allclose(change_probability(logits), chance)
     assert not change_probability(logits).requires_grad
     label, confidence = with_agreement(*pseudo_label(logits), chance, told, 0.25)
-    assert label.tolist() == [[[1, 0, 0, 0, 1]]]
-    assert confidence[0, 0].tolist() == pytest.approx([1.0, 0.7, 0.7, 0.9, 0.97])
+    assert label.tolist() == [[[1, 0, 0, 0, 0, 1]]]
+    assert confidence[0, 0].tolist() == pytest.approx([1.0, 1.0, 0.7, 0.9, 1.0, 0.97])
 
 
 def test_unknown_pixels_count_as_nothing_in_the_mean_over_all() -> None:

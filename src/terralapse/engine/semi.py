@@ -215,10 +215,10 @@ class SemiStep:
 
     `sure`: confidence from which the network's own label counts; `contrast`: weight of the contrast;
     `guidance`: weight of the other model's labels at the first step, from where it falls to 0; `dice`: weight
-    of a Dice loss beside the cross-entropy of labelled pairs (0 in the paper); `agree`: probability of change
-    from which a pixel that the other model calls changed counts as changed, however unsure the network is (0
-    in the paper, where the network decides alone). Change is rare, so that a network with few labels is
-    hardly ever sure of it, and its own labels would teach background alone.
+    of a Dice loss beside the cross-entropy of labelled pairs (0 in the paper); `agree`: probability
+    from which the class counts that the other model names, however unsure the network is (0 in the paper,
+    where the network decides alone). Change is rare, so that a network with few labels is hardly ever sure of
+    it, and its own labels would teach background alone.
     """
 
     method: str

@@ -63,8 +63,8 @@ def change_probability(logits: Tensor) -> Tensor:
 def with_agreement(
     label: Tensor, confidence: Tensor, chance: Tensor, told: Tensor, least: float
 ) -> tuple[Tensor, Tensor]:
-    """A pseudo label and its confidence where another model has a say: what it calls changed is changed, with
-    confidence 1, where the network gives that a probability of at least `least`.
+    """A pseudo label and its confidence where another model has a say: the class that it names counts, with
+    confidence 1, where the network gives that class a probability of at least `least`.
 
     Args:
         label, confidence: from `pseudo_label`.
@@ -72,8 +72,9 @@ def with_agreement(
         told: [B, H, W], the other model's label.
         least: 0 to 1.
     """
-    both = (told == 1) & (chance >= least)
-    return label.masked_fill(both, 1), confidence.masked_fill(both, 1.0)
+    changed, same = (told == 1) & (chance >= least), (told == 0) & (1 - chance >= least)
+    label = label.masked_fill(changed, 1).masked_fill(same, 0)
+    return label, confidence.masked_fill(changed | same, 1.0)
 
 
 def sure_mean(cost: Tensor, confidence: Tensor, counts: Tensor, least: float = SURE) -> Tensor:
