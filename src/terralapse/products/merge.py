@@ -27,6 +27,7 @@ from rasterio.windows import Window as GdalWindow
 
 from terralapse._version import __version__
 from terralapse.engine.stitch import NODATA
+from terralapse.errors import SettingError
 from terralapse.grid._gdal import gdal_env
 from terralapse.grid.areas import PixelArea
 from terralapse.grid.cog import write_cog
@@ -82,9 +83,17 @@ def write_merged(
         products: of `terralapse.engine.jobs.plan.PRODUCTS`.
         min_area_m2: the smallest polygon kept; None for about four pixels and at least 10 m2.
         missing: names of units that were given up.
+
+    Raises:
+        SettingError: a job on one grid has a part without a window: an image that could not be opened when
+            the job was cut into units, and could later.
     """
     made: list[str] = []
     box: GeoBox | None = None
+    if grid is not None and (late := [p.name for p in parts if p.core is None]):
+        raise SettingError(
+            ", ".join(late[:4]), "could be opened only after the job had begun", "Run it in another folder."
+        )
     if grid is not None and parts and set(products) != {"stac"}:
         box = _extent(cores, *grid)
         _rasters(folder, parts, cores, box)

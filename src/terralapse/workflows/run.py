@@ -210,7 +210,8 @@ def compute(payload: Mapping[str, Any]) -> str:
         settings["aoi"] = unit.area
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _change(*sources_of(unit, folder), folder, settings)
+        before, after = sources_of(unit, folder)
+        _change(before, after, folder, settings)
     except (NoOverlapError, NoValidDataError) as error:
         if unit.core is None:
             raise
@@ -231,6 +232,8 @@ def sources_of(unit: Unit, folder: Path) -> tuple[str, str]:
 
     found = []
     for date, sources in (("before", unit.before), ("after", unit.after)):
+        if not sources:
+            raise NoOverlapError(unit.name, f"no image of the period {date}", "Widen the period.")
         if len(sources) == 1:
             found.append(sources[0])
         else:

@@ -15,7 +15,8 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from terralapse.engine.jobs.plan import FolderSource, GridSpec, JobPlan, PairEntry, PairList, StacSource
-from terralapse.engine.jobs.units import Unit, content_of
+from terralapse.engine.jobs.units import Unit, content_of, content_of_settings
+from terralapse.engine.jobs.work import is_lasting
 from terralapse.errors import FileMissingError, SettingError, TerralapseError
 from terralapse.grid.aoi import Area
 from terralapse.grid.common import cell_text
@@ -72,14 +73,8 @@ def pairs_of(source: PairList | FolderSource) -> tuple[PairEntry, ...]:
     return tuple(PairEntry(n, str(before[n]), str(after[n])) for n in sorted(before))
 
 
-def settings_content(plan: JobPlan) -> tuple[str, ...]:
-    """Digests of the files that the plan's settings and area name."""
-    named = [plan.area, *(plan.settings.get(k) for k in ("weights", "zones", "before_map"))]
-    return tuple(content_of(str(n)) for n in named if n is not None)
-
-
 def _units_of_pairs(plan: JobPlan, pairs: tuple[PairEntry, ...], area: Area | None) -> Iterator[Unit]:
-    shared = settings_content(plan)
+    shared = content_of_settings(plan)
     cells = None if plan.grid is None else Cells(plan.grid)
     for pair in pairs:
         common: dict[str, Any] = {
@@ -94,7 +89,9 @@ def _units_of_pairs(plan: JobPlan, pairs: tuple[PairEntry, ...], area: Area | No
             continue
         try:
             ground = _common_ground(pair, cells.crs, plan.settings)
-        except TerralapseError:
+        except TerralapseError as error:
+            if not is_lasting(error):
+                raise  # with another network there would be other units
             yield Unit(pair.name, **common)  # its worker meets the same fault and reports it
             continue
         if area is not None:

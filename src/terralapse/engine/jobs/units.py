@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terralapse._version import __version__
+
+if TYPE_CHECKING:
+    from terralapse.engine.jobs.plan import JobPlan
 
 _END = 1 << 16  # bytes at either end of a file that stand for its content
 
@@ -78,6 +81,12 @@ def content_of(source: str) -> str:
             return _digest(str(size), head, file.read(_END))
     except OSError:
         return _digest(source)
+
+
+def content_of_settings(plan: JobPlan) -> tuple[str, ...]:
+    """Digests of the files that a plan's settings and area name."""
+    named = [plan.area, *(plan.settings.get(k) for k in ("weights", "zones", "before_map"))]
+    return tuple(content_of(str(n)) for n in named if n is not None)
 
 
 def _digest(*parts: str | bytes) -> str:
