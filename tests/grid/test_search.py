@@ -86,9 +86,9 @@ def found(name: str, day: str, cloud: float | None, bounds: tuple[float, ...] = 
     return FoundItem(f"{name}.json", name, box(*bounds), when, cloud, name)
 
 
-def picked(items: list[FoundItem], **rules: Any) -> list[str]:
+def picked(among: list[FoundItem], **rules: Any) -> list[str]:
     source = StacSource("c.json", "", "", **rules)
-    return [i.id for i in choose(items, box(10.0, 46.0, 10.1, 46.1), SUMMER, source)]
+    return [i.id for i in choose(among, box(10.0, 46.0, 10.1, 46.1), SUMMER, source)]
 
 
 def test_the_best_item_covers_the_cell_and_is_clear_and_near_the_middle() -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from rio_cogeo.cogeo import cog_validate
 
 from job_places import make_dates, results, write_plan
 from terralapse import cli
-from terralapse.engine.jobs.ledger import JOURNAL, Ledger
+from terralapse.engine.jobs.ledger import JOURNAL
 from terralapse.engine.jobs.plan import JobPlan
 from terralapse.errors import OutputExistsError, SettingError
 from terralapse.workflows import run as jobs
 from terralapse.workflows.cost import estimate
 from terralapse.workflows.run import JobResult, run_job
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 PAIR = "{pairs: [{name: v, before: in/S2_20210601.tif, after: in/S2_20230601.tif}]}"
 
 
@@ -96,75 +94,18 @@ def test_units_on_processes_give_the_same_bytes(place: Path, whole: Path, tmp_pa
 
 
 # --- kills -----------------------------------------------------------------------------------------
-def at_record(number: int, before: bool) -> Callable[[pytest.MonkeyPatch], None]:
-    """A kill at the n-th line of the journal: before it is written, or after half of it."""
-
-    def arm(patch: pytest.MonkeyPatch) -> None:
-        written = 0
-        plain = Ledger._append
-
-        def append(self: Ledger, record: dict[str, Any]) -> None:
-            nonlocal written
-            written += 1
-            if written == number:
-                if not before:
-                    self._file.write(json.dumps(record).encode()[:9])
-                    self._file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-            plain(self, record)
-
-        patch.setattr(Ledger, "_append", append)
-
-    return arm
-
-
-def at_call(module: str, name: str, number: int) -> Callable[[pytest.MonkeyPatch], None]:
-    """A kill at the n-th call of a function, in its place."""
-
-    def arm(patch: pytest.MonkeyPatch) -> None:
-        import importlib
-
-        home = importlib.import_module(module)
-        plain, made = getattr(home, name), 0
-
-        def call(*args: Any, **options: Any) -> Any:
-            nonlocal made
-            made += 1
-            if made == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return plain(*args, **options)
-
-        patch.setattr(home, name, call)
-
-    return arm
-
-
-KILLS = [
-    at_record(3, before=True),
-    at_record(4, before=False),
-    at_call("terralapse.workflows.run", "_write_manifest", 2),  # a unit without its manifest
-    at_call("terralapse.products.write", "write_map", 3),  # in the middle of a unit's products
-    at_call("terralapse.products.merge", "_write_vrt", 1),  # in the middle of merging
-    at_call("terralapse.products.merge", "write_collection", 1),
-]
-
-
-@needs_fork
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 def test_a_job_that_is_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(
-    place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, whole: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "job"
-    for arm in KILLS:
-        child = os.fork()
-        if not child:
-            arm(monkeypatch)
-            run(place / "plan.yaml", out, resume=True)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        assert not (out / "merged" / "merged.json").exists()
-    result = run(place / "plan.yaml", out, resume=True)
-    assert (result.done, result.dead) == (4, 0)
-    assert results(out) == results(whole)
+    script = Path(__file__).parents[1] / "job_kills.py"
+    command = [sys.executable, str(script), str(place / "plan.yaml"), str(tmp_path / "job")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["codes"] == [-signal.SIGKILL] * 6 + [0]
+    assert said["merged"] == [False] * 6 + [True]
+    assert results(tmp_path / "job") == results(whole)
 
 
 def test_a_finished_unit_is_not_computed_again_unless_its_files_were_touched(
@@ -237,6 +178,7 @@ def test_an_area_where_no_image_is(place: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "plan.yaml", PAIR.replace("in/", f"{place}/in/"), area="area.geojson")
     with pytest.raises(SettingError, match="no unit of work"):
         run(plan, tmp_path / "job")
+    assert not (tmp_path / "job").exists()
 
 
 def test_images_on_a_mount_that_cannot_be_written(place: Path, whole: Path, tmp_path: Path) -> None:

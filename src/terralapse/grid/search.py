@@ -18,7 +18,7 @@ import shapely
 from shapely.geometry import box, shape
 from shapely.geometry.base import BaseGeometry
 
-from terralapse.errors import MissingExtraError, TerralapseError, UnreadableFileError
+from terralapse.errors import FileMissingError, MissingExtraError, TerralapseError, UnreadableFileError
 from terralapse.grid import _remote
 from terralapse.grid._guess import parse_time
 from terralapse.grid._safety import read_text
@@ -104,6 +104,8 @@ def search(
 
 
 def _read(href: str) -> dict[str, Any]:
+    if not _remote.is_url(href) and not Path(href).is_file():
+        raise FileMissingError(href, "does not exist", "Check the path of the catalogue.")
     text = _remote.read_text(href) if _remote.is_url(href) else read_text(Path(href))
     try:
         tree = json.loads(text)

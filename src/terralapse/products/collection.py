@@ -79,7 +79,8 @@ def _as_member(item: dict[str, Any], part: Part, name: str) -> None:
     item["id"] = part.id
     item["collection"] = name
     properties = item["properties"]
-    properties.pop("created", None)
+    for name_of in ("created", "terralapse:run_id"):  # when, and with how many threads
+        properties.pop(name_of, None)
     properties["title"] = part.name
     item["links"] = [
         {"rel": "root", "href": "../collection.json", "type": "application/json"},

@@ -113,11 +113,11 @@ def run_job(
     folder = Path(os.path.realpath(output))
     threads = max(1, (os.cpu_count() or 1) // workers) if address is None else 1
     speak = say or (lambda _text: None)
+    units = list(units_of(plan))
+    speak(f"{len(units):,} units.")
     with Ledger(folder, plan.digest(), resume=resume) as ledger:
         if retry_dead:
             speak(f"{ledger.revive()} units that were given up are tried again.")
-        units = list(units_of(plan))
-        speak(f"{len(units):,} units.")
         write_whole(folder / "plan.json", json.dumps(asdict(plan), indent=1, sort_keys=True).encode())
         _forget_lost(ledger, folder, units)
         with executor(kind, compute, workers=workers, address=address, cards=cards) as runs:
@@ -152,8 +152,11 @@ def check_settings(plan: JobPlan) -> None:
 
 
 def change_settings(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a plan as `terralapse change` takes them."""
-    settings = dict(told)
+    """The settings of a plan as `terralapse change` takes them.
+
+    `pictures` are left out unless asked for: a map sheet costs more than the detection of a small cell.
+    """
+    settings = {"pictures": False} | dict(told)
     if isinstance(settings.get("bands"), str):
         settings["bands"] = tuple(b.strip() for b in settings["bands"].split(","))
     elif isinstance(settings.get("bands"), list):
