@@ -40,8 +40,8 @@ def catalogue(folder: Path, items: list[dict[str, Any]], dead: tuple[str, ...] =
         (folder / f"{i['id']}.json").write_text(json.dumps(i))
     made = {"type": "Collection", "stac_version": "1.0.0", "id": "made", "links": links}
     (folder / "collection.json").write_text(json.dumps(made))
-    root = {"type": "Catalog", "stac_version": "1.0.0", "id": "root", "links": [
-        {"rel": "self", "href": "./catalog.json"}, {"rel": "child", "href": "./collection.json"}]}  # fmt: skip
+    below = [{"rel": "self", "href": "./catalog.json"}, {"rel": "child", "href": "./collection.json"}]
+    root = {"type": "Catalog", "stac_version": "1.0.0", "id": "root", "links": below}
     (folder / "catalog.json").write_text(json.dumps(root))
 
 

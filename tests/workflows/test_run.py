@@ -69,7 +69,7 @@ def test_the_merged_rasters_hold_what_the_cells_hold_on_one_grid(whole: Path) ->
 
 
 def test_what_crosses_cells_is_one_polygon(whole: Path) -> None:
-    polygons = gpd.read_file(whole / "merged" / "change.gpkg")
+    polygons = gpd.read_file(whole / "merged" / "change.gpkg", layer="change")
     largest = polygons.iloc[0]
     assert largest["area_m2"] == pytest.approx(20 * 30 * 100, rel=0.1)
     assert (polygons["area_m2"] > 30_000).sum() == 1
@@ -88,6 +88,7 @@ def test_the_collection_leads_to_every_unit(whole: Path) -> None:
         assert (whole / "merged" / asset.href).is_file()
 
 
+@pytest.mark.slow
 def test_units_on_processes_give_the_same_bytes(place: Path, whole: Path, tmp_path: Path) -> None:
     assert run(place / "plan.yaml", tmp_path / "job", kind="processes", workers=2).complete
     assert results(tmp_path / "job") == results(whole)
@@ -152,7 +153,7 @@ def test_a_pair_that_cannot_be_read_is_reported_and_the_others_finish(
     assert "cut.tif" in letter["reason"]
     merged = json.loads((tmp_path / "job" / "merged" / "merged.json").read_text())
     assert (merged["units"], merged["missing"]) == (1, ["cut"])
-    places = gpd.read_file(tmp_path / "job" / "merged" / "change.gpkg")
+    places = gpd.read_file(tmp_path / "job" / "merged" / "change.gpkg", layer="change")
     assert set(places["place"]) == {"good"}
     assert places.crs.to_epsg() == 4326
 
@@ -190,7 +191,7 @@ def test_images_on_a_mount_that_cannot_be_written(place: Path, whole: Path, tmp_
         pytest.skip("needs the right to mount a folder")
     try:
         subprocess.run([mount, "-o", "remount,ro,bind", str(mounted)], check=True)
-        with pytest.raises(OSError, match="[Rr]ead-only"):
+        with pytest.raises(OSError, match="ead-only"):
             (mounted / "x").touch()
         plan = write_plan(tmp_path / "plan.yaml", PAIR)
         assert run(plan, tmp_path / "job").complete

@@ -133,7 +133,9 @@ def _search_api(
         from pystac_client.exceptions import APIError
     except ImportError as error:
         raise MissingExtraError(
-            href, "is a STAC API, which needs pystac-client", "Install it with pip install 'terralapse[scale]'."
+            href,
+            "is a STAC API, which needs pystac-client",
+            "Install it with pip install 'terralapse[scale]'.",
         ) from error
     try:
         asked = Client.open(href).search(
@@ -158,7 +160,9 @@ def _walk(
         if not collections or tree.get("collection") in collections:
             yield href, tree
         return
-    if depth >= _MAX_DEPTH or (tree["type"] == "Collection" and collections and tree.get("id") not in collections):
+    if depth >= _MAX_DEPTH or (
+        tree["type"] == "Collection" and collections and tree.get("id") not in collections
+    ):
         return
     for link in _links(tree):
         if link.get("rel") not in ("child", "item") or not isinstance(link.get("href"), str):
@@ -176,7 +180,9 @@ def _found(href: str, item: dict[str, Any]) -> FoundItem:
     properties = item.get("properties") or {}
     when = parse_time(str(properties.get("datetime") or properties.get("start_datetime") or ""))
     try:
-        ground = shape(item["geometry"]) if item.get("geometry") else box(*item["bbox"][:2], *item["bbox"][-2:])
+        ground = (
+            shape(item["geometry"]) if item.get("geometry") else box(*item["bbox"][:2], *item["bbox"][-2:])
+        )
     except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException) as error:
         raise UnreadableFileError(href, "says no place", "Leave the item out of the catalogue.") from error
     if when is None:

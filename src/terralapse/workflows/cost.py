@@ -53,7 +53,9 @@ class Estimate:
         lines = [f"Units             {self.units:,}"]
         if self.pixels is not None:
             lines.append(f"Pixels of a date  {self.pixels:,}")
-        lines.append(f"Bytes to read     {'not known' if self.bytes is None else f'{self.bytes / 1e6:,.1f} MB'}")
+        lines.append(
+            f"Bytes to read     {'not known' if self.bytes is None else f'{self.bytes / 1e6:,.1f} MB'}"
+        )
         if self.unit_s is not None and self.hours is not None and self.worker_bytes is not None:
             lines.append(f"Seconds a unit    {self.unit_s:,.1f} (measured on {self.probed})")
             lines.append(f"Memory a worker   {self.worker_bytes / 1e6:,.0f} MB (measured)")

@@ -29,9 +29,7 @@ def go(folder: Path, units: list[Toy], kind: str, workers: int, **options: Any) 
 def test_ten_thousand_units_on_threads(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()
-    units = [
-        Toy(f"u{n:05d}", {"log": str(log), "fail": 2} if n % 100 == 0 else {}) for n in range(10_000)
-    ]
+    units = [Toy(f"u{n:05d}", {"log": str(log), "fail": 2} if n % 100 == 0 else {}) for n in range(10_000)]
     counts, entries = go(tmp_path, units, "threads", 4)
     assert (counts.done, counts.dead, counts.retries) == (10_000, 0, 200)
     assert Counter(p.stat().st_size for p in log.iterdir()) == {3: 100}

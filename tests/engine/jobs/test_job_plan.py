@@ -21,7 +21,9 @@ def read(tmp_path: Path, text: str) -> JobPlan:
 
 
 def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
-    plan = read(tmp_path, PAIRS + GRID + "area: area.geojson\nsettings: {model: cva, date_before: 2019-05-01}\n")
+    plan = read(
+        tmp_path, PAIRS + GRID + "area: area.geojson\nsettings: {model: cva, date_before: 2019-05-01}\n"
+    )
     assert isinstance(plan.source, PairList)
     assert plan.name == "plan"
     assert plan.source.pairs[0].before == str(tmp_path / "a.tif")
@@ -44,15 +46,27 @@ def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("source: {folder: x, pairs: []}\n", 1, "source: names pairs and folder"),
         ("source:\n  pairs: []\n", 2, "source.pairs: is empty"),
         ("source:\n  pairs:\n  - {before: a}\n", 3, "source.pairs[0].after: is missing"),
-        ("source: {folder: x}\ngrid:\n  crs: EPSG:32633\n  resolution: ten\n", 4, "grid.resolution: is 'ten'"),
+        (
+            "source: {folder: x}\ngrid:\n  crs: EPSG:32633\n  resolution: ten\n",
+            4,
+            "grid.resolution: is 'ten'",
+        ),
         ("source: {folder: x}\ngrid: {crs: moon, resolution: 1}\n", 2, "grid.crs: 'moon' is no code"),
-        ("source: {folder: x}\ngrid:\n  crs: EPSG:32633\n  resolution: 1\n  cell: 8\n", 5, "grid.cell: 8 lies"),
+        (
+            "source: {folder: x}\ngrid:\n  crs: EPSG:32633\n  resolution: 1\n  cell: 8\n",
+            5,
+            "grid.cell: 8 lies",
+        ),
         ("source: {folder: x}\nretry:\n  attempts: 0\n", 3, "retry.attempts: is not positive"),
         ("source: {folder: x}\nproducts: [map]\n", 2, "products: names 'map'"),
         ("source: {folder: x}\nsettings:\n  grid: 10\n", 3, "settings.grid: is not a setting of a unit"),
         ("source: {folder: x}\nname: a\nname: b\n", 3, "name: is there twice"),
         ("source: {folder: x}\nretry: {attempts: true}\n", 2, "retry.attempts: is True, not a whole number"),
-        (STAC.replace("2019-12-31", "2018-12-31"), 2, "source.stac.before: '2019-01-01/2018-12-31' is no period"),
+        (
+            STAC.replace("2019-12-31", "2018-12-31"),
+            2,
+            "source.stac.before: '2019-01-01/2018-12-31' is no period",
+        ),
         (STAC, 1, "grid: is missing"),
         ("source: [\n", 2, "is no YAML"),
     ],

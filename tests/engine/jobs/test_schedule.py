@@ -122,7 +122,7 @@ def test_a_journal_cut_by_a_kill_loses_its_last_line_only(tmp_path: Path, cut: i
     journal = job / JOURNAL
     journal.write_bytes(journal.read_bytes()[:-cut])
     script = Script({})
-    counts, entries = go(job, toys(3), script, resume=True)
+    counts, _ = go(job, toys(3), script, resume=True)
     assert [u for u, _ in script.tried] == ["u2"]
     assert counts.done == 3
     assert all(json.loads(line) for line in journal.read_text().splitlines())

@@ -84,7 +84,12 @@ class Cluster:
         try:
             self._client = self._alive()
             future = self._client.submit(
-                attempt, self._work, dict(payload), key=f"{unit}-{os.getpid()}-{number}", pure=False, retries=0
+                attempt,
+                self._work,
+                dict(payload),
+                key=f"{unit}-{os.getpid()}-{number}",
+                pure=False,
+                retries=0,
             )
         except (OSError, RuntimeError) as error:
             self._ended.put((number, unit, Outcome(reason=f"scheduler lost: {error}")))

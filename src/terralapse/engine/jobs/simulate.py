@@ -79,7 +79,9 @@ class _Paper:
 
     def submit(self, unit: str, payload: Mapping[str, Any]) -> None:
         r, draw = self._rates, self._draw
-        seconds = r.seconds * draw.lognormvariate(0, r.spread) * (r.slow if draw.random() < r.stragglers else 1)
+        seconds = (
+            r.seconds * draw.lognormvariate(0, r.spread) * (r.slow if draw.random() < r.stragglers else 1)
+        )
         doomed = self._doomed.setdefault(unit, draw.random() < r.dead)
         failed = draw.random() < r.faults or doomed
         outcome = Outcome(reason="simulated") if failed else Outcome(digest=unit)
@@ -113,9 +115,7 @@ def simulate(
     paper = _Paper(workers, rates, seed)
     retry = retry or Retry()
     with TemporaryDirectory() as folder, Ledger(Path(folder) / "job", "simulated") as ledger:
-        counts = run_units(
-            _numbered(units), paper, ledger, retry, clock=lambda: paper.now, sleep=paper.sleep
-        )
+        counts = run_units(_numbered(units), paper, ledger, retry, clock=lambda: paper.now, sleep=paper.sleep)
     busy = paper.busy / (paper.now * workers) if paper.now else 0.0
     return Simulated(paper.now, busy, counts.done, counts.dead, counts.retries)
 
