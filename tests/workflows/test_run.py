@@ -22,6 +22,7 @@ from job_places import make_dates, results, write_plan
 from terralapse import cli
 from terralapse.engine.jobs.ledger import JOURNAL
 from terralapse.engine.jobs.plan import JobPlan
+from terralapse.engine.jobs.schedule import Progress
 from terralapse.errors import OutputExistsError, SettingError
 from terralapse.workflows import run as jobs
 from terralapse.workflows.cost import estimate
@@ -91,6 +92,41 @@ def test_the_collection_leads_to_every_unit(whole: Path) -> None:
 @pytest.mark.slow
 def test_units_on_processes_give_the_same_bytes(place: Path, whole: Path, tmp_path: Path) -> None:
     assert run(place / "plan.yaml", tmp_path / "job", kind="processes", workers=2).complete
+    assert results(tmp_path / "job") == results(whole)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_worker_and_its_scheduler_gives_the_same_bytes(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    from job_machines import Machines
+
+    steps: list[str] = []
+    plan = write_plan(
+        tmp_path / "plan.yaml",
+        PAIR.replace("in/", f"{place}/in/"),
+        products="[raster, geopackage, stac, pmtiles]",
+        retry="{attempts: 20, base_s: 0.1, most_s: 1}",
+    )
+    machines = Machines()
+
+    def tell(counts: Progress) -> None:
+        if counts.done == 1 and not steps:
+            steps.append("worker")
+            workers[0].kill()
+        elif counts.done == 2 and len(steps) == 1:
+            steps.append("scheduler")
+            machines.start_again()
+
+    try:
+        machines.scheduler()
+        workers = [machines.worker(), machines.worker()]
+        result = run(plan, tmp_path / "job", kind="cluster", address=machines.address, tell=tell)
+    finally:
+        machines.end()
+    assert steps == ["worker", "scheduler"]
+    assert (result.done, result.dead) == (4, 0)
     assert results(tmp_path / "job") == results(whole)
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from job_machines import PYTHONPATH, Machines, free_port
 from job_toys import Toy, environment, toy_work
 from terralapse.engine.jobs.executors import executor
 from terralapse.engine.jobs.ledger import Ledger
@@ -21,46 +17,7 @@ from terralapse.engine.jobs.schedule import Progress, Retry, run_units
 from terralapse.errors import SettingError
 
 pytest.importorskip("distributed")
-TESTS = Path(__file__).parents[2]
 PATIENT = Retry(attempts=20, base_s=0.1, most_s=1.0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Machines:
-    """A scheduler and workers, each a process of its own, as on several machines."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.address = f"tcp://127.0.0.1:{self.port}"
-        self.running: list[subprocess.Popen[bytes]] = []
-        self._lock = threading.Lock()
-
-    def start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
-        quiet = subprocess.DEVNULL
-        environment = {**os.environ, "PYTHONPATH": path}
-        with self._lock:
-            self.running.append(subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment))
-            return self.running[-1]
-
-    def scheduler(self) -> subprocess.Popen[bytes]:
-        return self.start("scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
-
-    def worker(self) -> subprocess.Popen[bytes]:
-        return self.start(
-            "worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"
-        )
-
-    def end(self) -> None:
-        for process in self.running:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -71,7 +28,8 @@ def machines() -> Iterator[Machines]:
 
 
 def test_a_job_outlives_a_worker_and_the_scheduler(tmp_path: Path, machines: Machines) -> None:
-    scheduler, workers = machines.scheduler(), [machines.worker(), machines.worker()]
+    machines.scheduler()
+    workers = [machines.worker(), machines.worker()]
     go = tmp_path / "go"
     units = [Toy(f"u{n:02d}", {"wait_for": str(go)} if n >= 8 else {}) for n in range(24)]
     steps: list[str] = []
@@ -83,13 +41,7 @@ def test_a_job_outlives_a_worker_and_the_scheduler(tmp_path: Path, machines: Mac
         elif counts.done == 8 and len(steps) == 1:
             # All that is left waits for a file, so that the scheduler surely goes with work in its hands.
             steps.append("scheduler started again")
-            scheduler.send_signal(signal.SIGKILL)
-            scheduler.wait()
-            for worker in workers:
-                worker.kill()
-            machines.scheduler()
-            machines.worker()
-            machines.worker()
+            machines.start_again()
             go.touch()
 
     with (
@@ -126,8 +78,7 @@ def test_cards_are_pinned_where_workers_are_started() -> None:
 def test_workers_of_this_machine_see_one_card_each_and_outlive_a_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
-    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     with (
         Ledger(tmp_path / "cards", "plan") as ledger,
         executor("cluster", environment, workers=1, cards=(5,)) as runs,
