@@ -23,7 +23,7 @@ from terralapse import cli
 from terralapse.engine.jobs.ledger import JOURNAL
 from terralapse.engine.jobs.plan import JobPlan
 from terralapse.engine.jobs.schedule import Progress
-from terralapse.errors import OutputExistsError, SettingError
+from terralapse.errors import MissingExtraError, OutputExistsError, SettingError
 from terralapse.workflows import run as jobs
 from terralapse.workflows.cost import estimate
 from terralapse.workflows.run import JobResult, run_job
@@ -207,6 +207,28 @@ def test_settings_that_no_unit_could_run_with_are_refused_before_anything_is_mad
     with pytest.raises(TerralapseError, match=said):
         run(plan, tmp_path / "job")
     assert not (tmp_path / "job").exists()
+
+
+def test_geoparquet_without_its_package_is_refused_before_anything_is_made(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    plan = write_plan(tmp_path / "p.yaml", PAIR.replace("in/", f"{place}/in/"), products="[geoparquet]")
+    with pytest.raises(MissingExtraError, match=r"terralapse\[scale\]"):
+        run(plan, tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+
+
+def test_geoparquet_holds_the_polygons(place: Path, whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    plan = write_plan(
+        tmp_path / "p.yaml", PAIR.replace("in/", f"{place}/in/"), products="[geopackage, geoparquet]"
+    )
+    assert run(plan, tmp_path / "job").complete
+    written = gpd.read_parquet(tmp_path / "job" / "merged" / "change.parquet")
+    assert written["area_m2"].tolist() == gpd.read_file(
+        whole / "merged" / "change.gpkg", layer="change"
+    )["area_m2"].tolist()  # fmt: skip
 
 
 def test_an_area_where_no_image_is(place: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def change_settings(told: Mapping[str, Any]) -> dict[str, Any]:
 
     `pictures` are left out unless asked for: a map sheet costs more than the detection of a small cell.
     """
-    settings = {"pictures": False} | dict(told)
+    settings: dict[str, Any] = {"pictures": False, **told}
     if isinstance(settings.get("bands"), str):
         settings["bands"] = tuple(b.strip() for b in settings["bands"].split(","))
     elif isinstance(settings.get("bands"), list):

@@ -57,8 +57,11 @@ class Cluster:
                 "--gpus", "has no effect on workers of another cluster", "Pin them where they are started."
             )
         self._work, self._patience = work, patience_s
-        self._own = None if address is not None else _local(distributed, workers, cards)
-        self._address = address or self._own.scheduler_address
+        self._own: Any = None
+        if address is None:
+            self._own = _local(distributed, workers, cards)
+            address = str(self._own.scheduler_address)
+        self._address = address
         self._ended: queue.SimpleQueue[tuple[int, str, Outcome]] = queue.SimpleQueue()
         self._flying: dict[str, int] = {}
         self._number = 0

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection, get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from terralapse.engine.jobs.work import Outcome, Work, attempt
 from terralapse.errors import SettingError
@@ -20,6 +20,7 @@ from terralapse.errors import SettingError
 if TYPE_CHECKING:
     from terralapse.engine.jobs.schedule import Executor
 
+T = TypeVar("T")
 KINDS = ("processes", "threads", "cluster")
 
 
@@ -167,7 +168,7 @@ def _serve(pipe: Any, work: Work, card: int | None) -> None:
         pipe.send(attempt(work, payload))
 
 
-def drain(ended: queue.SimpleQueue[tuple[str, Outcome]], timeout: float | None) -> list[tuple[str, Outcome]]:
+def drain(ended: queue.SimpleQueue[T], timeout: float | None) -> list[T]:
     """What has ended, at least one unless the time is over first."""
     try:
         found = [ended.get(timeout=timeout)]

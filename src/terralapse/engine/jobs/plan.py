@@ -182,13 +182,14 @@ def _pairs(section: Section, base: Path) -> PairList:
 
 
 def _stac(section: Section, base: Path) -> StacSource:
-    periods = [_period(section, k) for k in ("before", "after")]
+    before, after = (_period(section, k) for k in ("before", "after"))
     collections = section.take("collections", list, [])
     if not all(isinstance(c, str) for c in collections):
         raise section.error("collections", "is no list of names", "Write [sentinel-2-l2a].")
     found = StacSource(
         _path(section.take("href", str), base),
-        *periods,
+        before,
+        after,
         tuple(collections),
         section.choice("rule", ("best", "composite"), "best"),
         section.take("max_cloud", float, 80.0),
