@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src/terralapse"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMAND = re.compile(r"`terralapse ([a-z]+)")
+# Of the commands of Dask and SLURM, and of `benchmarks/plan_job.py`, on the page about large jobs.
+DASK = {"--nthreads", "--gres", "--stragglers", "--faults"}
 # Of `python -m terralapse.models.new`, which is no command of the app.
-FOREIGN = {"--help", "--root"}
+FOREIGN = {"--help", "--root", *DASK}
 
 
 def texts() -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from terralapse.errors import (
 )
 from terralapse.grid._positions import compose
 from terralapse.grid.aoi import Area
-from terralapse.grid.common import choose_grid, ground_size, is_plain, local_utm
+from terralapse.grid.common import cell_text, choose_grid, ground_size, is_plain, local_utm
 from terralapse.grid.footprint import lonlat_footprint
 from terralapse.grid.scene import ArrayScene, SceneInfo
 from terralapse.sensors import UNKNOWN, Band, Unit
@@ -166,6 +166,26 @@ def test_web_mercator_is_never_a_grid_to_count_in(lat, true):
 
 def test_pixels_that_are_not_square_are_not_plain():
     assert not is_plain(GeoBox((10, 10), Affine(10, 0, 6e5, 0, -20, 5.2e6), "EPSG:32632"))
+
+
+def test_a_window_of_a_known_grid_in_words():
+    window = GeoBox((20, 30), Affine(10, 0, 600_100, 0, -10, 5_199_900), "EPSG:32632")
+    text = cell_text(window, "EPSG:32632")
+    assert text == "cell:EPSG:32632:600100.0:5199900.0:10.0:20x30"
+    assert choose_grid(scene(TEN), scene(THIRTY), text).geobox == window
+    beyond = cell_text(
+        GeoBox((20, 30), Affine(10, 0, 601_100, 0, -10, 5_200_100), "EPSG:32632"), "EPSG:32632"
+    )
+    cut = choose_grid(scene(TEN), scene(TEN), beyond).geobox  # only what the images cover is left
+    assert cut == GeoBox((10, 10), Affine(10, 0, 601_100, 0, -10, 5_200_000), "EPSG:32632")
+
+
+@pytest.mark.parametrize(
+    "text", ["cell:", "cell:EPSG:32632:0:0:10:0x5", "cell:moon:0:0:10:5x5", "cell:EPSG:32632:0:0:10:5"]
+)
+def test_what_is_no_window(text):
+    with pytest.raises(SettingError, match="no window of a grid"):
+        choose_grid(scene(TEN), scene(TEN), text)
 
 
 @pytest.mark.parametrize(

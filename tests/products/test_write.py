@@ -179,6 +179,14 @@ def test_geojson_on_request(make_run, without_drawings):
     assert json.loads((run.folder / "change.geojson").read_text())["type"] == "FeatureCollection"
 
 
+def test_pictures_are_left_out_on_request(make_run):
+    run = make_run(settings={"pictures": False})
+    files = write_products(run)["files"]
+    drawn = {"map.png", "map.pdf", "report.html", "before.tif", "after.tif"}
+    assert not drawn & ({p.name for p in run.folder.iterdir()} | set(files))
+    assert {"change.gpkg", "stats.csv", "facts.json", "run.json"} <= set(files)
+
+
 # --- the folder as objects -------------------------------------------------------------------------
 def test_the_result_reads_what_was_written(written):
     run, summary, _ = written

@@ -1,4 +1,5 @@
-"""Thin commands over the library. Exit codes: 0 done, 2 something that the user can mend, 130 interrupted."""
+"""Thin commands over the library. Exit codes: 0 done, 2 something that the user can mend,
+3 a job of which some units were given up, 130 interrupted."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from terralapse._version import __version__
+from terralapse.cli import run
 from terralapse.cli.bench import bench
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench)
+run.add_to(app)
 
 
 def _version(wanted: bool) -> None:

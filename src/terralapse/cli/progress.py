@@ -17,6 +17,7 @@ TITLES = {
     "predict": "Finding change",
     "write": "Writing rasters",
     "products": "Writing products",
+    "units": "Units",
 }
 PATIENCE_S = 2.0
 

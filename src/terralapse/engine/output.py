@@ -39,7 +39,7 @@ else:
 
 
 # A folder with one of these is a result of ours, and may be replaced when the user says so.
-_OURS = ("run.json", "prob.tif", "bench.json")
+_OURS = ("run.json", "prob.tif", "bench.json", "merged.json", "unit.json")
 
 
 class OutputFolder:
@@ -66,7 +66,7 @@ class OutputFolder:
         self.resume = resume
         self.staging = self._beside(".part")
         self.published = False
-        self._lock = _Lock(self._beside(".lock"))
+        self._lock = FolderLock(self._beside(".lock"), subject=self.path)
         self._aside = self._beside(".replaced")
 
     def _beside(self, suffix: str) -> Path:
@@ -79,11 +79,7 @@ class OutputFolder:
                 "is the root of a file system, which cannot appear in one step",
                 f"Name a folder inside it, e.g. {self.path / 'result'}.",
             )
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.take()
-        except OSError as error:
-            raise _unwritable(self.path.parent, error) from error
+        self._lock.take_or_explain()
         try:
             self._repair()
             self._refuse_existing()
@@ -169,11 +165,17 @@ class OutputFolder:
             self._aside.rename(self.path)
 
 
-class _Lock:
-    """An exclusive lock on a file that vanishes with its owner; the system frees it when a process dies."""
+class FolderLock:
+    """An exclusive lock on a file that vanishes with its owner; the system frees it when a process dies.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file; its parent must exist.
+        subject: the folder that it stands for, as errors name it.
+    """
+
+    def __init__(self, path: Path, *, subject: Path) -> None:
         self.path = path
+        self.subject = subject
         self._handle: int | None = None
 
     def take(self) -> None:
@@ -191,7 +193,7 @@ class _Lock:
                 owner = self._owner()
                 os.close(handle)
                 raise OutputLockedError(
-                    self.path.with_suffix(""),
+                    self.subject,
                     f"another run is writing to it{owner}",
                     "Wait until it has finished, or choose another folder.",
                 ) from error
@@ -206,6 +208,14 @@ class _Lock:
         }
         os.ftruncate(handle, 0)
         os.write(handle, json.dumps(me).encode())
+
+    def take_or_explain(self) -> None:
+        """Makes the parent folder and locks; an `OSError` becomes an `OutputNotWritableError`."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.take()
+        except OSError as error:
+            raise _unwritable(self.path.parent, error) from error
 
     def release(self) -> None:
         """Unlocks and removes the file."""

@@ -12,6 +12,7 @@ from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Geod
+from pyproj.exceptions import CRSError
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
@@ -28,6 +29,7 @@ from terralapse.grid.scene import Scene
 
 _GEOD = Geod(ellps="WGS84")
 _TRUE_SCALE = 0.02  # a projection that stretches more than this here is not one to count pixels in
+_CELL = "cell:"
 _SAME_SIZE = 0.01  # pixels whose sizes differ by less than this count as equal
 
 
@@ -51,7 +53,8 @@ def choose_grid(
         rule: `coarser` keeps the grid of the scene with the larger pixels when that is a north-up grid in a
             true-scale projection; else the other scene's projection (or the local UTM zone) at the coarser
             pixel size is used, snapped to multiples of the pixel. `before` and `after` keep that grid
-            whatever it is. A path takes the grid of that raster. A number is a pixel size in metres.
+            whatever it is. A path takes the grid of that raster. A number is a pixel size in metres. A text
+            of `cell_text` is a window of a grid that is known already.
         area: cuts the grid to its bounding box.
 
     Raises:
@@ -96,6 +99,8 @@ def _lattice(before: Scene, after: Scene, rule: str | float) -> tuple[GeoBox, st
         return grids[str(rule)], f"the grid of the image {rule}, as asked"
     if rule == "coarser":
         return _coarser(grids)
+    if str(rule).startswith(_CELL):
+        return _grid_of_cell(str(rule)), "the window of the grid that was asked for"
     return _grid_of_file(Path(str(rule)))
 
 
@@ -158,6 +163,27 @@ def _grid_of_file(path: Path) -> tuple[GeoBox, str]:
     if crs is None:
         raise NoGeoreferenceError(path, "has no coordinate system", "Give a georeferenced raster for --grid.")
     return GeoBox(shape, transform, CRS(crs.to_wkt())), f"the grid of {path.name}, as asked"
+
+
+def cell_text(grid: GeoBox, crs: str) -> str:
+    """A north-up window with square pixels in words: `cell:CRS:LEFT:TOP:PIXEL:HEIGHTxWIDTH`."""
+    a = grid.affine
+    return f"{_CELL}{crs}:{a.c!r}:{a.f!r}:{a.a!r}:{grid.shape.y}x{grid.shape.x}"
+
+
+def _grid_of_cell(text: str) -> GeoBox:
+    try:
+        code, left, top, size, shape = text.removeprefix(_CELL).rsplit(":", 4)
+        height, width = (int(n) for n in shape.split("x"))
+        if min(height, width, float(size)) <= 0:
+            raise ValueError("a size is not positive")
+        return GeoBox(
+            (height, width), Affine(float(size), 0, float(left), 0, -float(size), float(top)), CRS(code)
+        )
+    except (ValueError, CRSError) as error:
+        raise SettingError(
+            f"grid {text}", f"is no window of a grid ({error})", "Write cell:CRS:LEFT:TOP:PIXEL:HEIGHTxWIDTH."
+        ) from error
 
 
 def is_plain(grid: GeoBox) -> bool:

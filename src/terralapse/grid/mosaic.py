@@ -39,17 +39,20 @@ class MosaicScene(Scene):
     Tiles cut from that grid are copied; others are put on it bilinearly (masks by nearest neighbour).
     Warping to another grid should go through `parts`, so that pixels are resampled once.
 
+    `several_dates` says that members of one place and different dates are meant: a composite.
+
     Raises:
         BandError: the members have no band in common, or different units.
         SettingError: members of different dates show the same place (a time series, not a mosaic).
     """
 
-    def __init__(self, scenes: Sequence[Scene], name: str, uri: str) -> None:
+    def __init__(self, scenes: Sequence[Scene], name: str, uri: str, *, several_dates: bool = False) -> None:
         if not scenes:
             raise ValueError("a mosaic needs members")
         self._scenes = list(scenes)
         infos = [s.info for s in scenes]
-        _check_dates(infos)
+        if not several_dates:
+            _check_dates(infos)
         bands, notes = _common_bands(infos)
         geobox, boxes = nominal_grid([i.geobox for i in infos])
         self._members = [_Member(s, b) for s, b in zip(scenes, boxes, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from terralapse.labels import BINARY_CHANGE, VALIDITY
@@ -34,6 +35,7 @@ def write_products(run: ChangeRun, progress: Progress | None = None) -> dict[str
     Args:
         run: its folder holds `change.tif`, `prob.tif` and `valid.tif`. `settings["geojson"]` asks for
             `change.geojson` too.
+            `settings["pictures"]` of False leaves out what is for looking at.
         progress: called as `progress("products", done, 100)`.
 
     Returns:
@@ -56,16 +58,11 @@ def write_products(run: ChangeRun, progress: Progress | None = None) -> dict[str
     write_facts(facts, folder / "facts.json")
     write_json(run.alignment, folder / "alignment.json")
     _write_styles(run)
-    pictures = findings.pictures
-    write_preview(folder / "before.tif", pictures.before, pictures.before_alpha, pictures.geobox)
-    write_preview(folder / "after.tif", pictures.after, pictures.after_alpha, pictures.geobox)
     watch.lap("tables")
     tell(_STAGE, 60, _STEPS)
-    write_map(findings, facts, folder)
-    watch.lap("map")
-    tell(_STAGE, 80, _STEPS)
-    write_report(findings, facts, folder / "report.html")
-    watch.lap("report")
+    if run.settings.get("pictures", True):
+        _write_pictures(findings, facts, folder, watch)
+        tell(_STAGE, 90, _STEPS)
     files = sorted({p.name for p in folder.iterdir() if p.is_file()} | {"run.json"})
     item = stac.item(run, files)
     if item is not None:
@@ -95,6 +92,17 @@ def summary(findings: Findings, facts: Facts, files: list[str]) -> dict[str, Any
         "warnings": [n.text for n in run.warnings],
         "files": files,
     }
+
+
+def _write_pictures(findings: Findings, facts: Facts, folder: Path, watch: _Watch) -> None:
+    """What is for looking at: both dates, the map sheet, and the report, which shows them."""
+    pictures = findings.pictures
+    write_preview(folder / "before.tif", pictures.before, pictures.before_alpha, pictures.geobox)
+    write_preview(folder / "after.tif", pictures.after, pictures.after_alpha, pictures.geobox)
+    write_map(findings, facts, folder)
+    watch.lap("map")
+    write_report(findings, facts, folder / "report.html")
+    watch.lap("report")
 
 
 def _write_styles(run: ChangeRun) -> None:

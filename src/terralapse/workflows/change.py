@@ -50,6 +50,7 @@ class ChangeSettings:
         min_area: the smallest polygon kept, in square metres; None chooses by pixel size.
         rectangles: give polygons that are nearly rectangles right angles, as buildings have.
         geojson: write the polygons as GeoJSON too.
+        pictures: write what is for looking at: the map sheet, the report, and pictures of both dates.
         date_before, date_after: which date of a cube to take; also sets the date of a file without one.
         assume_crs: the CRS of files that do not state one.
         pixel_grid: compare images without any georeference by their pixels.
@@ -73,6 +74,7 @@ class ChangeSettings:
     min_area: float | None = None
     rectangles: bool = False
     geojson: bool = False
+    pictures: bool = True
     date_before: str | None = None
     date_after: str | None = None
     assume_crs: str | None = None
