@@ -11,6 +11,7 @@ import typer
 
 from terralapse._version import __version__
 from terralapse.cli.bench import bench
+from terralapse.cli.series import series
 
 app = typer.Typer(
     name="terralapse",
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench)
+app.command()(series)
 
 
 def _version(wanted: bool) -> None:
