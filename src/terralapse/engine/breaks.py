@@ -134,7 +134,7 @@ class Breaks:
     outliers: np.ndarray
 
 
-def choose_model(days: Sequence[float], settings: BreakSettings) -> BreakModel:
+def choose_model(days: Sequence[float] | np.ndarray, settings: BreakSettings) -> BreakModel:
     """The model that the dates of a series allow.
 
     Dates in four or more calendar months show a season, and a model without one would take it for change:
@@ -157,11 +157,12 @@ def choose_model(days: Sequence[float], settings: BreakSettings) -> BreakModel:
     span = times[-1] - times[0] if len(times) else 0.0
     if len(times) < model.needed or span <= model.span_days:
         over = " over more than a year" if seasonal else ""
-        hint = (
-            f"Give at least {model.needed} dates{over}, or lower --consecutive (now {k})"
-            + (", or, where there is no season, set --harmonics 0" if seasonal else "")
-            + "; composites alone need no model: --no-breaks."
-        )
+        ways = [f"Give at least {model.needed} dates{over}"]
+        if 3 * least + 2 <= len(times) and span > model.span_days:
+            ways.append(f"lower --consecutive (now {k}) to {len(times) - 3 * least}")
+        if seasonal and settings.harmonics is None:
+            ways.append("set --harmonics 0 where there is no season")
+        hint = ", or ".join(ways) + ". Composites need no model: --no-breaks."
         raise SettingError(
             f"{len(times)} dates over {span:,.0f} days",
             f"are too few for a model of {model.text}, which needs {model.needed}{over}",
@@ -170,7 +171,7 @@ def choose_model(days: Sequence[float], settings: BreakSettings) -> BreakModel:
     return model
 
 
-def design(days: Sequence[float]) -> np.ndarray:
+def design(days: Sequence[float] | np.ndarray) -> np.ndarray:
     """float64 [T, 8]: 1, years since the middle of the series, cosine and sine of 1 to 3 cycles a year."""
     t = np.asarray(days, np.float64)
     phase = 2 * np.pi * t / YEAR
@@ -182,7 +183,7 @@ def design(days: Sequence[float]) -> np.ndarray:
 
 def find_breaks(
     values: np.ndarray,
-    days: Sequence[float],
+    days: Sequence[float] | np.ndarray,
     settings: BreakSettings | None = None,
     model: BreakModel | None = None,
     threads: int = 1,

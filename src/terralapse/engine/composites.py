@@ -62,7 +62,7 @@ class Compositor:
 
     def combine(self, data: np.ndarray, dates: Sequence[int]) -> np.ndarray:
         """float32 [C + 1, h, w] of [T, C, h, w]: the bands and the number of dates that could be used."""
-        usable = np.isfinite(data).all(axis=1)
+        usable = np.asarray(np.isfinite(data).all(axis=1))
         count = usable.sum(axis=0)
         if self.rule == "median":
             out = _median(data, usable)

@@ -234,7 +234,7 @@ class _Parts:
     def write(self, number: int, layers: dict[str, np.ndarray]) -> None:
         """Stores a block, whole."""
         sink = io.BytesIO()
-        np.savez_compressed(sink, **layers)
+        np.savez_compressed(sink, **layers)  # pyright: ignore[reportArgumentType]
         write_whole(self._path(number), sink.getvalue())
 
     def read(self, number: int) -> Any:

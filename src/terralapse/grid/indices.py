@@ -10,7 +10,7 @@ import numpy as np
 from terralapse.errors import BandError, SettingError
 from terralapse.grid.match import find_band
 from terralapse.grid.scene import Note, SceneInfo
-from terralapse.sensors import Unit
+from terralapse.sensors import Band, Unit
 
 # Normalised differences (a - b) / (a + b), by the common names of their bands.
 DIFFERENCES: dict[str, tuple[str, str]] = {
@@ -50,7 +50,9 @@ class Index:
 
     def floor(self, unit: Unit) -> float:
         """The smallest standard error that a series of it can honestly have."""
-        return _FLOOR_OF_RATIO if self.kind != "band" else _FLOORS.get(unit, 0.0) * abs(self.scale)
+        if self.name in (*DIFFERENCES, "evi2") or self.kind != "band":
+            return _FLOOR_OF_RATIO
+        return _FLOORS.get(unit, 0.0) * abs(self.scale)
 
     def compute(self, bands: np.ndarray) -> np.ndarray:
         """float32 [..., h, w] from [..., C, h, w]; NaN where a band is missing. A difference has no value
@@ -94,6 +96,15 @@ def parse_index(text: str, scale: float = 1.0) -> Index:
     return Index(name, kind, bands, scale)
 
 
+def resolve(index: Index, scenes: Sequence[SceneInfo]) -> Index:
+    """The index as these scenes give it: where they lack its bands and all have a band of its name, that one
+    is taken as it is."""
+    lacking = any(_find(index, s, band) is None for s in scenes for band in index.bands)
+    if index.kind != "band" and lacking and all(find_band(s, index.name) for s in scenes):
+        return Index(index.name, "band", (index.name,))
+    return index
+
+
 def bands_for(index: Index, scene: SceneInfo) -> tuple[str, ...]:
     """The scene's own names of the bands that an index needs.
 
@@ -104,13 +115,18 @@ def bands_for(index: Index, scene: SceneInfo) -> tuple[str, ...]:
 
 
 def _one(index: Index, scene: SceneInfo, wanted: str) -> str:
-    band = find_band(scene, wanted) or find_band(scene, _INSTEAD.get(wanted, wanted))
+    band = _find(index, scene, wanted)
     if band is None:
         names = ", ".join(b.name for b in scene.bands) or "none"
         hint = f"Its bands are: {names}. "
         hint += "Name one of them, or two as nd:A,B, with --index."
         raise BandError(scene.uri, f"has no band {wanted!r}, which {index.name} needs", hint)
     return band.name
+
+
+def _find(index: Index, scene: SceneInfo, wanted: str) -> Band | None:
+    instead = wanted if index.kind == "band" else _INSTEAD.get(wanted, wanted)
+    return find_band(scene, wanted) or find_band(scene, instead)
 
 
 def unit_notes(index: Index, scenes: Sequence[SceneInfo]) -> list[Note]:

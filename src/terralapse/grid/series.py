@@ -28,7 +28,7 @@ from terralapse.grid._safety import format_of
 from terralapse.grid.align import describe_grid
 from terralapse.grid.aoi import Area
 from terralapse.grid.common import GridChoice, choose_series_grid
-from terralapse.grid.indices import Index, bands_for, unit_notes
+from terralapse.grid.indices import Index, bands_for, resolve, unit_notes
 from terralapse.grid.open import natural_order, open_scene
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Window
 from terralapse.grid.warp import warp
@@ -63,12 +63,13 @@ class Series:
     def __init__(self, scenes: Sequence[Scene], choice: GridChoice, index: Index, area: Area | None) -> None:
         ordered = sorted(scenes, key=lambda s: _time(s.info))
         self._scenes, self._area = ordered, area
-        self.choice, self.geobox, self.index = choice, choice.geobox, index
+        self.choice, self.geobox = choice, choice.geobox
         self.scenes = [s.info for s in ordered]
+        self.index = resolve(index, self.scenes)
         self.times = [_time(info) for info in self.scenes]
         self.days = np.array([t.timestamp() / 86400 for t in self.times])
-        self.notes = unit_notes(index, self.scenes)
-        self._index_bands = [bands_for(index, info) for info in self.scenes]
+        self.notes = unit_notes(self.index, self.scenes)
+        self._index_bands = [bands_for(self.index, info) for info in self.scenes]
         twice = [d for d, n in Counter(t.date() for t in self.times).items() if n > 1]
         if twice:
             text = f"{len(twice)} days have more than one image ({twice[0]} first); each counts."

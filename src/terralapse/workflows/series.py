@@ -174,7 +174,7 @@ def _run(
             compositor(found, settings.composite)
         timings["open"] = round(time.perf_counter() - clock, 3)
         threads = settings.threads or os.cpu_count() or 1
-        bands = max(len(index.bands), len(found.bands) if settings.period else 1)
+        bands = max(len(found.index.bands), len(found.bands) if settings.period else 1)
         block = choose_block(len(found), bands, settings.block)
         scene = None
         if model is not None:
