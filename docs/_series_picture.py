@@ -39,7 +39,7 @@ def main(stack: Path, result: Path) -> None:
     unknown = layers["valid"] >= 10
     axes[2].imshow(np.where(unknown, 0.0, np.nan), cmap=ListedColormap(["#b8b8b8"]), interpolation="nearest")
     image = axes[2].imshow(layers["magnitude"], cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
-    axes[2].set_title("Magnitude of the break (grey: nothing known)", fontsize=10)
+    axes[2].set_title("Magnitude (grey: not known)", fontsize=10)
     axes[2].set_facecolor("#f2f0eb")
     bar = figure.colorbar(image, ax=axes[2], shrink=0.9)
     bar.ax.tick_params(labelsize=7)
@@ -50,7 +50,7 @@ def main(stack: Path, result: Path) -> None:
     from PIL import Image
 
     with Image.open(TARGET) as drawn:
-        small = drawn.convert("RGB").quantize(160, method=Image.Quantize.MEDIANCUT)
+        small = drawn.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE)
     small.save(TARGET, optimize=True)
 
 

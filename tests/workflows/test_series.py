@@ -198,6 +198,8 @@ def test_bad_input_is_one_error_and_leaves_nothing(stack: Path, tmp_path: Path) 
         (files, {"breaks": False}, SettingError),
         (files, {"period": "weekly"}, SettingError),
         (files, {"block": 100}, SettingError),
+        (files, {"composite": "max-ndvi"}, SettingError),
+        (files, {"period": "yearly", "composite": "newest"}, SettingError),
         (files, {"nonsense": 1}, SettingError),
     ):
         with pytest.raises(error):

@@ -72,8 +72,12 @@ class Series:
         self._index_bands = [bands_for(self.index, info) for info in self.scenes]
         twice = [d for d, n in Counter(t.date() for t in self.times).items() if n > 1]
         if twice:
-            text = f"{len(twice)} days have more than one image ({twice[0]} first); each counts."
-            self.notes.append(Note("info", "days-twice", text))
+            text = (
+                f"{len(twice)} of the days have more than one image ({twice[0]} first). Each counts as an "
+                "observation of its own, so that one day can look like several; put the tiles of a day into "
+                "one folder."
+            )
+            self.notes.append(Note("warning", "days-twice", text))
 
     def __len__(self) -> int:
         return len(self._scenes)

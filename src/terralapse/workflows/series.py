@@ -80,6 +80,10 @@ class SeriesSettings:
             raise SettingError(
                 "breaks", "are not wanted, and no composites either", "Add --period monthly, for example."
             )
+        if self.period is None and self.composite != "median":
+            raise SettingError(
+                f"composite {self.composite}", "has no meaning without a period", "Add --period monthly."
+            )
         for name, which in {"dates": "dates", "aoi": "area of interest"}.items():
             path = getattr(self, name)
             if path is not None:
