@@ -100,8 +100,8 @@ def test_two_images_of_one_day_are_said(tmp_path: Path) -> None:
     for name in ("a_20210101", "b_20210101", "a_20210201"):
         write(tmp_path / "s", f"{name}.tif")
     series = open_series([tmp_path / "s"], NDVI)
-    assert [n.code for n in series.notes] == ["days-twice"]
-    assert "1 of the days have more than one image (2021-01-01 first)" in series.notes[0].text
+    assert [n.code for n in series.notes] == ["index-not-of-reflectance", "days-twice"]
+    assert "1 of the days have more than one image (2021-01-01 first)" in series.notes[1].text
 
 
 def test_two_dates_are_no_series(tmp_path: Path) -> None:
