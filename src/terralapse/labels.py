@@ -120,6 +120,24 @@ VALIDITY = ClassScheme(
 )
 
 
+SERIES_QUALITY = ClassScheme(
+    "series-quality",
+    "What is known of a pixel's series",
+    (
+        LabelClass(0, "modelled", "Modelled", "#ffffff"),
+        LabelClass(1, "by_residuals", "Break without a model after it", "#fdae6b"),
+        LabelClass(2, "unconfirmed", "Possible break at the end", "#e6c229"),
+        LabelClass(10, "no_observation", "No observation", "#737373"),
+        LabelClass(11, "too_few", "Too few observations", "#969696"),
+        LabelClass(12, "unstable", "No stable period to start from", "#8c96c6"),
+        LabelClass(13, "outside_aoi", "Outside the area of interest", "#e8e8e8"),
+    ),
+)
+"""What `valid.tif` of a series holds: below `SERIES_UNUSABLE` the pixel was modelled from start to end, or up
+to its break; from there on nothing is known about change."""
+SERIES_UNUSABLE = 10
+
+
 # --- classes of the data sets --------------------------------------------------------------------------
 # SECOND has no official order of classes. ChangeMamba and Mamba-FCS number them in one way, Bi-SRNet and
 # SCanNet in another; a network trained with one and read with the other looks right and is wrong.

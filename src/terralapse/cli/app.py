@@ -12,6 +12,7 @@ import typer
 from terralapse._version import __version__
 from terralapse.cli import run
 from terralapse.cli.bench import bench
+from terralapse.cli.series import series
 
 app = typer.Typer(
     name="terralapse",
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(bench)
 run.add_to(app)
+app.command()(series)
 
 
 def _version(wanted: bool) -> None:

@@ -15,6 +15,8 @@ TITLES = {
     "align": "Aligning the two dates",
     "fit": "Sampling the scene",
     "predict": "Finding change",
+    "fit-series": "Finding breaks",
+    "composites": "Making composites",
     "write": "Writing rasters",
     "products": "Writing products",
     "units": "Units",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, hypot, log10
 from pathlib import Path
@@ -24,7 +25,7 @@ from terralapse.errors import (
 )
 from terralapse.grid._positions import apply, compose
 from terralapse.grid.aoi import Area
-from terralapse.grid.footprint import WGS84, bounds_text, lonlat_text, overlap, to_lonlat
+from terralapse.grid.footprint import WGS84, bounds_text, covered, lonlat_text, overlap, to_lonlat
 from terralapse.grid.scene import Scene
 
 _GEOD = Geod(ellps="WGS84")
@@ -87,6 +88,83 @@ def choose_grid(
             "Check that both show the same place; `terralapse inspect` prints what a file covers.",
         )
     return GridChoice(geobox, sentence, ground_size(geobox))
+
+
+def choose_series_grid(
+    scenes: Sequence[Scene], rule: str | float = "coarser", area: Area | None = None
+) -> GridChoice:
+    """The grid that many dates are brought to. It covers all the ground that any of them shows.
+
+    Args:
+        scenes: at least one, in any order.
+        rule: `coarser` takes the grid of the scene with the largest pixels, or, where that is not a north-up
+            grid in a true-scale projection, a projection of the other scenes or the local UTM zone at that
+            pixel size. `first` keeps the grid of the first scene whatever it is. A path takes the grid of
+            that raster, a number is a pixel size in metres.
+        area: cuts the grid to its bounding box.
+
+    Raises:
+        NoOverlapError: a scene shares no ground with the first one, or none with the area.
+        NoGeoreferenceError: some scenes have a CRS and some have none.
+        SettingError: a rule that is none of these.
+    """
+    first = scenes[0]
+    for scene in scenes:
+        if (scene.info.geobox.crs is None) != (first.info.geobox.crs is None):
+            bare = scene if scene.info.geobox.crs is None else first
+            raise NoGeoreferenceError(
+                bare.info.uri,
+                "has no coordinate system, and other dates have one",
+                "Say what it is with --assume-crs EPSG:CODE.",
+            )
+    lattice, sentence, cut = _series_lattice(scenes, rule)
+    known: dict[object, BaseGeometry] = {}
+    for scene in scenes:
+        key = scene.info.geobox if len(scene.parts()) == 1 else scene
+        if key not in known:
+            known[key] = covered(scene, lattice.crs)
+            if not shapely.intersection(known[key], next(iter(known.values()))).area > 0:
+                raise NoOverlapError(
+                    scene.info.uri,
+                    f"shares no ground with the first date, which covers {bounds_text(first.info.geobox)}; "
+                    f"it covers {bounds_text(scene.info.geobox)}",
+                    "Check that all dates show one place; `terralapse inspect` prints what a file covers.",
+                )
+    footprint = shapely.union_all(list(known.values()))
+    if cut:
+        footprint = shapely.intersection(footprint, lattice.extent.geom)
+    if area is not None:
+        footprint = shapely.intersection(footprint, box(*area.bounds(lattice.crs)))
+    geobox = _cut(lattice, footprint)
+    if geobox is None:
+        raise NoOverlapError(
+            f"{len(scenes)} dates" + ("" if area is None else f" and {area.path}"),
+            "share no ground with the area of interest or the grid asked for",
+            "Check both; `terralapse inspect` prints what a file covers.",
+        )
+    return GridChoice(geobox, sentence, ground_size(geobox))
+
+
+def _series_lattice(scenes: Sequence[Scene], rule: str | float) -> tuple[GeoBox, str, bool]:
+    """The lattice, a sentence about it, and whether its own extent bounds the result."""
+    boxes = list(dict.fromkeys(s.info.geobox for s in scenes))
+    if rule == "first":
+        return boxes[0], "the grid of the first date, as asked", False
+    sizes = [ground_size(g) or hypot(g.affine.a, g.affine.d) for g in boxes]
+    alike = [g for g, size in zip(boxes, sizes, strict=True) if size > max(sizes) * (1 - _SAME_SIZE)]
+    coarse = next((g for g in alike if is_plain(g)), alike[0])
+    # The helpers of a pair look through any number of grids, and take `before` for their middle.
+    grids = {"before": coarse} | {str(i): g for i, g in enumerate(boxes)}
+    if rule == "coarser":
+        if is_plain(coarse) or coarse.crs is None:
+            return coarse, "the grid of the date with the largest pixels", False
+        crs, _ = _projection_of(grids)
+        size = _round_size(max(sizes))
+        why = "the grid with the largest pixels is not north-up in a true-scale projection"
+        return _snapped(crs, size / _metres_per_unit(crs)), f"{crs} at {size:g} m, because {why}", False
+    if _is_number(rule):
+        return _at_size(grids, float(rule))[0], f"{float(rule):g} m, as asked", False
+    return *_grid_of_file(Path(str(rule))), True
 
 
 # --- the lattice of pixels -------------------------------------------------------------------------

@@ -221,6 +221,17 @@ def open_cube(path: Path, *, time: str | None = None, assume_crs: str | None = N
     return CubeScene(info, dataset, kept, nodata, scaling, scl)
 
 
+def dates_of(path: Path) -> list[datetime]:
+    """All dates of a cube, in its order; empty when it has no dimension of time.
+
+    Raises:
+        UnreadableFileError: it is no cube, or its times are none.
+    """
+    with _open(path) as dataset:
+        dim = _time_dimension(dict(dataset.data_vars))
+        return [] if dim is None else _moments(path, dataset, dim)
+
+
 def _open(path: Path) -> xr.Dataset:
     try:
         if is_zarr(path):
@@ -307,7 +318,7 @@ def _choose_time(
     path: Path, dataset: xr.Dataset, variables: dict, wanted: str | None, notes: list[Note]
 ) -> tuple[dict[Hashable, xr.DataArray], datetime | None]:
     """The variables at one date, and that date."""
-    dim = next((d for v in variables.values() for d in v.dims if str(d).lower() in _TIME), None)
+    dim = _time_dimension(variables)
     if dim is None:
         scalar = next((c for n, c in dataset.coords.items() if str(n).lower() in _TIME and c.ndim == 0), None)
         when = _moment(scalar.values) if scalar is not None else None
@@ -316,15 +327,7 @@ def _choose_time(
             text = f"{wanted} is not in the cube; its only date is {when:%Y-%m-%d %H:%M}."
             notes.append(Note("warning", "nearest-date", text))
         return dict(variables), when or target
-    try:
-        moments = [_moment(t) for t in np.atleast_1d(dataset[dim].values)]
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise UnreadableFileError(
-            path, f"has a time coordinate that is not of dates ({e})", "Mend it."
-        ) from e
-    dates = [m for m in moments if m is not None]
-    if len(dates) != len(moments) or not dates:
-        raise UnreadableFileError(path, "has a time coordinate with gaps", "Mend it.")
+    dates = _moments(path, dataset, dim)
     if wanted is None and len(dates) > 1:
         fault = f"has {len(dates)} dates, {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}, and none was chosen"
         raise SettingError(path, fault, f"Name one: {path}::{dates[0]:%Y-%m-%d}")
@@ -337,6 +340,23 @@ def _choose_time(
             text = f"{wanted} is not in the cube; the nearest date, {dates[index]:%Y-%m-%d %H:%M}, was taken."
             notes.append(Note("warning", "nearest-date", text))
     return {n: v.isel({dim: index}) if dim in v.dims else v for n, v in variables.items()}, dates[index]
+
+
+def _time_dimension(variables: dict) -> Hashable | None:
+    return next((d for v in variables.values() for d in v.dims if str(d).lower() in _TIME), None)
+
+
+def _moments(path: Path, dataset: xr.Dataset, dim: Hashable) -> list[datetime]:
+    try:
+        moments = [_moment(t) for t in np.atleast_1d(dataset[dim].values)]
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UnreadableFileError(
+            path, f"has a time coordinate that is not of dates ({e})", "Mend it."
+        ) from e
+    dates = [m for m in moments if m is not None]
+    if len(dates) != len(moments) or not dates:
+        raise UnreadableFileError(path, "has a time coordinate with gaps", "Mend it.")
+    return dates
 
 
 def _target(wanted: str) -> datetime:

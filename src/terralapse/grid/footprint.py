@@ -39,6 +39,14 @@ def overlap(before: Scene, after: Scene, crs: CRS | None) -> BaseGeometry:
     return shared
 
 
+def covered(scene: Scene, crs: CRS | None) -> BaseGeometry:
+    """The ground that one scene covers, as a polygon in a CRS."""
+    own = scene.info.geobox.crs
+    if own == crs and (crs is None or crs.projected):
+        return _native(scene)
+    return from_lonlat(lonlat_footprint(scene), crs)
+
+
 def _native(scene: Scene) -> BaseGeometry:
     return shapely.union_all([p.info.geobox.extent.geom for p in scene.parts()])
 

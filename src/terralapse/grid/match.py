@@ -47,11 +47,11 @@ def match_bands(before: SceneInfo, after: SceneInfo, wanted: Sequence[str] | Non
 def _wanted(before: SceneInfo, after: SceneInfo, wanted: Sequence[str]) -> list[tuple[Band, str, str]]:
     found = []
     for name in wanted:
-        one, two = _find(before, name), _find(after, name)
+        one, two = find_band(before, name), find_band(after, name)
         if one is None and two is not None:
-            one = _find(before, two.name)
+            one = find_band(before, two.name)
         if two is None and one is not None:
-            two = _find(after, one.name)
+            two = find_band(after, one.name)
         for band, scene in ((one, before), (two, after)):
             if band is None:
                 raise BandError(
@@ -78,7 +78,7 @@ def _shared(before: SceneInfo, after: SceneInfo) -> list[tuple[Band, str, str]]:
     return found
 
 
-def _find(scene: SceneInfo, name: str) -> Band | None:
+def find_band(scene: SceneInfo, name: str) -> Band | None:
     """A band by common name, then provider id, then 1-based number."""
     wanted = str(name).strip().lower()
     for key in ("name", "id"):

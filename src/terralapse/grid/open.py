@@ -143,10 +143,12 @@ def _open_folder(
     if products:
         names = ", ".join(p.name for p in products[:4])
         raise SettingError(path, f"holds {len(products)} products ({names})", "Name the one that is meant.")
-    tiles = sorted((p for p in path.iterdir() if p.suffix.lower() in _TILES and p.is_file()), key=_natural)
+    tiles = sorted(
+        (p for p in path.iterdir() if p.suffix.lower() in _TILES and p.is_file()), key=natural_order
+    )
     if not tiles:
         tiles = sorted(
-            (p for p in path.rglob("*") if p.suffix.lower() in _TILES and p.is_file()), key=_natural
+            (p for p in path.rglob("*") if p.suffix.lower() in _TILES and p.is_file()), key=natural_order
         )
     if not tiles:
         raise FileMissingError(path, "holds no images", f"Give a folder of {SUPPORTED} files.")
@@ -187,13 +189,13 @@ def _matches(pattern: str) -> list[Path]:
     parts = Path(pattern).parts
     fixed = next(i for i, p in enumerate(parts) if any(c in p for c in "*?["))
     found = Path(*parts[:fixed]).glob("/".join(parts[fixed:]))
-    tiles = sorted((p for p in found if p.is_file() and p.suffix.lower() in _TILES), key=_natural)
+    tiles = sorted((p for p in found if p.is_file() and p.suffix.lower() in _TILES), key=natural_order)
     if not tiles:
         raise FileMissingError(pattern, "matches no image", "Check the pattern, and put it in quotes.")
     return tiles
 
 
-def _natural(path: Path) -> tuple:
+def natural_order(path: Path) -> tuple:
     """Order by name with numbers as numbers, so that tile 10 follows tile 9 on every machine."""
     parts = re.split(r"(\d+)", str(path))
     return tuple((int(p), "") if p.isdigit() else (-1, p) for p in parts)

@@ -85,7 +85,7 @@ def record(findings: Findings, summary: dict[str, Any], seconds: dict[str, float
             "software": software(),
             "seconds": run.timings | seconds,
             "peak_memory_bytes": peak_memory(),
-            "products": _products(run.folder),
+            "products": products_of(run.folder),
         }
     )
 
@@ -156,13 +156,16 @@ def peak_memory() -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def _products(folder: Path) -> list[dict[str, Any]]:
-    """Name, size and hash of each file written so far."""
+def products_of(folder: Path) -> list[dict[str, Any]]:
+    """Name, size and hash of each file written so far, without what is hidden."""
     found = []
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != "run.json"):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "run.json"):
+        name = path.relative_to(folder).as_posix()
+        if name.startswith("."):
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append({"file": path.name, "bytes": path.stat().st_size, "sha256": digest})
+        found.append({"file": name, "bytes": path.stat().st_size, "sha256": digest})
     return found
 
 
