@@ -12,6 +12,7 @@ import typer
 from terralapse._version import __version__
 from terralapse.cli import run
 from terralapse.cli.bench import bench
+from terralapse.cli.export import export
 from terralapse.cli.series import series
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(bench)
 run.add_to(app)
 app.command()(series)
+app.command()(export)
 
 
 def _version(wanted: bool) -> None:
@@ -108,6 +110,9 @@ def change(
     threads: Annotated[int | None, typer.Option(help="Threads of the network.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What computes: auto, torch, compile, openvino or onnx.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from an interrupted run; keep the work if interrupted.")
@@ -153,6 +158,7 @@ def change(
             threads=threads,
             device=device,
             precision=precision,
+            engine=engine,
             seed=seed,
         )
     _print_result(result, as_json=as_json, quiet=quiet)

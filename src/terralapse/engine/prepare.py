@@ -24,6 +24,7 @@ from terralapse.engine.runner import (
     choose_precision,
     weights_digest,
 )
+from terralapse.engine.runtimes import PACKAGES, Engine, choose_engine
 from terralapse.engine.sample import sample_of
 from terralapse.errors import ResumeMismatchError, SettingError
 from terralapse.grid.pair import Pair, PairSample
@@ -92,12 +93,17 @@ def prepare(
     threads: int,
     report: Progress,
 ) -> dict[str, Any]:
-    """Everything that is decided once, as it is kept on disk: state, threshold, precision, plan, batch."""
+    """What is decided once, as it is kept on disk: state, threshold, precision, plan, engine, batch.
+
+    The plan is that of torch whichever engine computes it, so that engines are compared on the same tiles.
+    """
     started = time.perf_counter()
     seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
     sample = sample_of(pair, reader_count(threads), report)
     state: dict[str, Any] = {}
     precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
+    engine = Engine("torch", "nothing to compute", {})
+    probe: np.ndarray | None = None
     if sample.windows:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -105,9 +111,10 @@ def prepare(
     threshold = _threshold(asked["threshold"], state, detector)
     if sample.windows:
         probe = _probe(sample, detector)
-        precision = choose_precision(
-            asked["precision"], detector, state, device, probe, detector.halo, threshold
-        )
+        wanted = asked["precision"]
+        if wanted == "auto" and asked["engine"] in PACKAGES:
+            wanted = "fp32"  # the only one that these engines compute in
+        precision = choose_precision(wanted, detector, state, device, probe, detector.halo, threshold)
         per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
     plan = plan_scene(
         pair.shape,
@@ -118,6 +125,18 @@ def prepare(
         bytes_per_pixel=per_pixel,
         memory=_tile_memory(device),
     )
+    if probe is not None:
+        engine = choose_engine(
+            asked["engine"],
+            detector,
+            state,
+            device,
+            precision,
+            probe,
+            threshold,
+            threads,
+            plan.computed_pixels(),
+        )
     first = plan.tile(0, 0).read
     area = first.height * first.width
     room = min(BATCH_PIXELS // area, int(_tile_memory(device) / (per_pixel * area)))
@@ -125,6 +144,7 @@ def prepare(
         "state": state,
         "threshold": threshold,
         "precision": precision.as_dict(),
+        "engine": engine.as_dict(),
         "plan": plan.as_dict(),
         "batch": asked["batch"] or max(1, min(room, 64)),
         "sample_fraction": sample.fraction,

@@ -242,33 +242,58 @@ def choose_precision(
         return Precision("fp32", "asked for", {})
     if requested == "auto" and not has_bf16(device):
         return Precision("fp32", f"{device.type} has no bfloat16 units", {})
-    height, width = probe.shape[-2], probe.shape[-1]
-    known = np.zeros((height, width), bool)
-    core = slice(halo, height - halo), slice(halo, width - halo)
-    known[core] = np.logical_not(np.isnan(probe[0]).any(axis=(0, 1)))[core]
+    known = known_core(probe, halo)
     if not known.any():
         return Precision("fp32", "no valid window to compare bf16 on", {})
     full = TorchRunner(detector, state, device, "fp32")(probe)[0]
     half = TorchRunner(detector, state, device, "bf16")
-    whole = half(probe)[0]
-    difference = np.abs(full - whole)[known]
-    moved = _dependence(half, probe, whole, known, halo, detector.multiple)
-    measured = {
-        "max_difference": float(difference.max()),
-        "mean_difference": float(difference.mean()),
-        "share_flipped": float(((full >= threshold) != (whole >= threshold))[known].mean()),
-        "dependence_on_tiles": moved,
-    }
+    measured = difference(full, half, probe, known, halo, detector.multiple, threshold)
     if requested == "bf16":
         return Precision("bf16", "asked for", measured)
-    agrees = measured["mean_difference"] <= MEAN_DIFFERENCE and measured["share_flipped"] <= SHARE_FLIPPED
-    if agrees and moved <= INVARIANT:
+    if agrees(measured) and measured["dependence_on_tiles"] <= INVARIANT:
         return Precision("bf16", "it agrees with fp32 on a window of the scene", measured)
-    why = "bf16 differs from fp32" if not agrees else "bf16 would make the result depend on the tiles"
+    why = (
+        "bf16 differs from fp32" if not agrees(measured) else "bf16 would make the result depend on the tiles"
+    )
     return Precision("fp32", f"{why} on a window of the scene", measured)
 
 
-def _dependence(
+def known_core(probe: np.ndarray, halo: int) -> np.ndarray:
+    """bool [h, w]: pixels of a probe [1, 2, C, h, w] that are valid and do not feel its edge."""
+    height, width = probe.shape[-2:]
+    known = np.zeros((height, width), bool)
+    core = slice(halo, height - halo), slice(halo, width - halo)
+    known[core] = np.logical_not(np.isnan(probe[0]).any(axis=(0, 1)))[core]
+    return known
+
+
+def difference(
+    full: np.ndarray,
+    run: Runner,
+    probe: np.ndarray,
+    known: np.ndarray,
+    halo: int,
+    multiple: int,
+    threshold: float,
+) -> dict[str, float]:
+    """How a runner's probabilities on a probe differ from `full` [h, w] where `known`, and by how much they
+    depend on the tile and the batch."""
+    whole = run(probe)[0]
+    apart = np.abs(full - whole)[known]
+    return {
+        "max_difference": float(apart.max()),
+        "mean_difference": float(apart.mean()),
+        "share_flipped": float(((full >= threshold) != (whole >= threshold))[known].mean()),
+        "dependence_on_tiles": dependence(run, probe, whole, known, halo, multiple),
+    }
+
+
+def agrees(measured: dict[str, float]) -> bool:
+    """Whether what `difference` found leaves the map as it is."""
+    return measured["mean_difference"] <= MEAN_DIFFERENCE and measured["share_flipped"] <= SHARE_FLIPPED
+
+
+def dependence(
     run: Runner, probe: np.ndarray, whole: np.ndarray, known: np.ndarray, halo: int, multiple: int
 ) -> float:
     """The largest change of a probability when the window is cut smaller and computed in a batch of two."""

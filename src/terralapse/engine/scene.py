@@ -38,7 +38,8 @@ from terralapse.engine.prepare import (
     prepare,
     reader_count,
 )
-from terralapse.engine.runner import Backoff, TorchRunner, choose_device, torch_settings
+from terralapse.engine.runner import Backoff, choose_device, torch_settings
+from terralapse.engine.runtimes import runner_of
 from terralapse.engine.sample import sample_of
 from terralapse.engine.stitch import NODATA, Blend, Crop, Piece
 from terralapse.grid.cog import write_cog
@@ -67,7 +68,7 @@ class SceneResult:
         plan, plan_hash: how the scene was cut; the hash covers inputs, detector, weights and settings too.
         tiles, tiles_skipped, tiles_resumed: all; without a valid pixel; already there when the run began.
             A tile that is taken up again by a resumed run counts once.
-        batch, threads, device, precision: how it was computed.
+        batch, threads, device, precision, engine: how it was computed.
         events: what went otherwise than planned (memory).
         seconds: `fit`, `predict` and `write` on the clock; `read`, `network` and `store` are the time that
             the stages of `predict` were busy, which overlap.
@@ -89,6 +90,7 @@ class SceneResult:
     threads: int
     device: str
     precision: dict[str, Any]
+    engine: dict[str, Any]
     sample_fraction: float
     events: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -110,6 +112,7 @@ def predict_scene(
     threads: int | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     resume: bool = False,
     progress: Progress | None = None,
     sink: Sink | None = None,
@@ -131,20 +134,30 @@ def predict_scene(
         threads: of the network and of reading; None for as many as torch uses.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: `auto`, `fp32`, `bf16`; see `terralapse.engine.runner.choose_precision`.
+        engine: `auto`, `torch`, `compile`, `openvino`, `onnx`; see `terralapse.engine.runtimes`.
         resume: go on from what a run of the same inputs and settings left in `folder`.
         progress: called from this thread as `progress(stage, done, total)`; stages `fit` (windows), `predict`
             (pixels), `write` (rasters).
         sink: called with every finished piece, before it is quantised, from the storing thread.
 
     Raises:
-        SettingError: a setting out of range, a device that is not there, or too little memory for a tile.
+        SettingError: a setting out of range, a device that is not there, an engine that cannot run the
+            detector, or too little memory for a tile.
+        MissingExtraError: the engine is not installed.
         ModelInputError: the detector cannot take the pair, or gave no probability for a valid pixel.
         ResumeMismatchError: `folder` holds a run of other inputs or settings.
         OutputNotWritableError: the disk is full, or not ours to write.
     """
     check_settings(threshold, tile, batch, threads)
     report = progress or (lambda _stage, _done, _total: None)
-    asked = {"threshold": threshold, "tile": tile, "batch": batch, "device": device, "precision": precision}
+    asked = {
+        "threshold": threshold,
+        "tile": tile,
+        "batch": batch,
+        "device": device,
+        "precision": precision,
+        "engine": engine,
+    }
     with torch_settings(threads) as used:
         where = choose_device(device)
         identity = digest(identity_of(detector, pair, asked))
@@ -190,7 +203,9 @@ class _Run:
         self.threshold: float = record["threshold"]
         self.store = PartStore(folder, self.plan)
         self.exact = self.plan.seams is Seams.EXACT
-        runner = TorchRunner(detector, record["state"], device, record["precision"]["name"])
+        runner = runner_of(
+            record["engine"]["name"], detector, record["state"], device, record["precision"]["name"], threads
+        )
         self.predict = Backoff(runner, record["batch"], self.plan.halo, self.plan.multiple, self.exact)
         self.skipped = self.resumed = 0
         self.seconds = {"fit": record["fit_seconds"]}
@@ -312,6 +327,7 @@ class _Run:
             "TERRALAPSE_PLAN": self._hash(),
             "TERRALAPSE_THRESHOLD": f"{self.threshold:.6g}",
             "TERRALAPSE_PRECISION": self.record["precision"]["name"],
+            "TERRALAPSE_ENGINE": self.record["engine"]["name"],
             "TERRALAPSE_SEAMS": str(self.plan.seams),
         }
         for number, layer in enumerate(LAYERS):
@@ -337,7 +353,7 @@ class _Run:
     def _hash(self) -> str:
         """Covers inputs, weights, settings, state and cut, but nothing that was measured."""
         kept = {k: self.record[k] for k in ("identity", "state", "threshold", "plan")}
-        return digest(kept | {"precision": self.record["precision"]["name"]})
+        return digest(kept | {name: self.record[name]["name"] for name in ("precision", "engine")})
 
     def _result(self) -> SceneResult:
         counts = self.store.counts()
@@ -360,6 +376,7 @@ class _Run:
             threads=self.threads,
             device=str(self.device),
             precision=self.record["precision"],
+            engine=self.record["engine"],
             sample_fraction=self.record["sample_fraction"],
             events=self.predict.events,
             seconds={name: round(value, 3) for name, value in seconds.items()},

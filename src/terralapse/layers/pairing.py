@@ -26,6 +26,6 @@ class SymmetricFusion(nn.Module):
 
     def forward(self, stacked: Tensor) -> Tensor:
         p, q = self.maps(stacked).chunk(2, dim=1)
-        z = F.relu(self.bn(p + q.roll(stacked.shape[0] // 2, dims=0)))
-        first, second = z.chunk(2, dim=0)
-        return first + second
+        pairs = stacked.shape[0] // 2  # by slices: a chunk or a roll would fix the batch of an exported graph
+        z = F.relu(self.bn(p + torch.cat([q[pairs:], q[:pairs]])))
+        return z[:pairs] + z[pairs:]

@@ -39,8 +39,9 @@ _FLAGS = {
     "assume_crs": "--assume-crs",
     "s2_offset": "--s2-offset",
     "precision": "--precision",
+    "engine": "--engine",
 }
-_DEFAULTS = {"model": "auto", "grid": "coarser", "precision": "auto"}
+_DEFAULTS = {"model": "auto", "grid": "coarser", "precision": "auto", "engine": "auto"}
 
 
 def record(findings: Findings, summary: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:

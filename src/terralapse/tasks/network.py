@@ -87,12 +87,22 @@ class NetworkSystem(ABC):
         zero where `usable` [B, H, W] is False, at all dates. None stands for usable everywhere."""
         column = (-1, 1, 1)
         if "stretch" in state:
-            low = images.new_tensor(state["stretch"]["low"]).view(column)
-            high = images.new_tensor(state["stretch"]["high"]).view(column)
-            images = ((images - low) / (high - low)).clamp(-0.5, 2.0) * self._top
+            low, high = (images.new_tensor(state["stretch"][end]) for end in ("low", "high"))
+            images = self.stretched(images, low, high)
         mean, std = (x.to(images).view(column) for x in (self._mean, self._std))
         normal = (images - mean) / std
         return normal if usable is None else normal.masked_fill(~usable[:, None, None], 0.0)
+
+    def stretched(self, images: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Images [..., C, H, W] on the scale of the training data: `low` [C] becomes its bottom and `high`
+        [C] its top."""
+        low, high = low.view(-1, 1, 1), high.view(-1, 1, 1)
+        return ((images - low) / (high - low)).clamp(-0.5, 2.0) * self._top
+
+    @property
+    def always_stretches(self) -> bool:
+        """Whether the card wants the percentiles of the scene, whatever the unit of the images."""
+        return self._always_stretch
 
     def respond(
         self, batch: Mapping[str, Tensor], state: Mapping[str, Any], usable: Tensor | None = None
@@ -161,6 +171,11 @@ class NetworkDetector(NetworkSystem, ChangeDetector):
             given = self.extras_of(images[..., *area], state)
             found[:, *area] = self.forward(normal, **given).change().probability(state["temperature"])
             return found
+
+    def traced(self, normal: Tensor, usable: Tensor) -> Tensor:
+        """Calibrated probability [B, H, W] of normalised images whose sides are multiples of `multiple`,
+        with no step that depends on what is in them: what an exported graph holds of `predict`."""
+        return self.forward(normal).change().probability(self.card.temperature)
 
     def extras_of(self, images: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """What `forward` gets beside the images, from the bands of the pair [B, 2, C, H, W] that are no

@@ -58,6 +58,7 @@ class ChangeSettings:
         tile, batch, threads: how the scene is cut and computed; they do not change the result.
         device: `auto`, `cpu`, `cuda`, `mps`.
         precision: `auto`, `fp32`, `bf16`.
+        engine: `auto`, `torch`, `compile`, `openvino`, `onnx`.
         seed: of everything random.
     """
 
@@ -85,6 +86,7 @@ class ChangeSettings:
     threads: int | None = None
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -215,9 +217,11 @@ def _run(
             threads=settings.threads,
             device=settings.device,
             precision=settings.precision,
+            engine=settings.engine,
             resume=resume,
             progress=progress,
         )
+        say(f"Computed by {result.engine['name']}: {result.engine['why']}.")
         _refuse_if_empty(result.valid_pixels, first, second)
         lap("predict")
         run = ChangeRun(

@@ -189,7 +189,7 @@ class LapseNet(nn.Module):
         e4 = _run(self.stage4, e2, in2, in4)  # [2B, 24, H/4, W/4]
         e8 = _run(self.stage8, e4, in4, in8)  # [2B, 80, H/8, W/8]
         # The dates meet at each stride; the decoder has one map a pair.
-        in2, in4, in8 = (None if m is None else m[: len(images)] for m in (in2, in4, in8))
+        in2, in4, in8 = (None if m is None else m[: images.shape[0]] for m in (in2, in4, in8))
         d8 = self.refine8(within(self.fuse8(e8), in8))  # [B, 128, H/8, W/8]
         d4 = torch.cat([F.interpolate(self.narrow8(d8), scale_factor=2.0), self.fuse4(e4)], dim=1)
         d4 = self.refine4(within(d4, in4))  # [B, 64, H/4, W/4]
@@ -253,6 +253,10 @@ class LapseNetDetector(NetworkDetector):
             usable = valid.all(dim=1) & ~images[:, :, state["bands"]].isnan().any(dim=(1, 2))
             normal = self.normalise(images[:, :, state["bands"]], usable, state)
             return self.forward(normal, None if usable.all() else usable).probability(state["temperature"])
+
+    def traced(self, normal: Tensor, usable: Tensor) -> Tensor:
+        """See `NetworkDetector.traced`; the edge of the data is the edge of an image, as in `predict`."""
+        return self.forward(normal, usable).probability(self.card.temperature)
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
         """Starts the encoder from the published EfficientNet-Lite0; for training."""

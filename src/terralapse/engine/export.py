@@ -1,0 +1,319 @@
+"""A detector as one file that runs without this library: ONNX, OpenVINO, or `torch.export`.
+
+The graph holds the whole detector: the mask, the normalisation, the network and the calibration.
+
+- `images` float32 [B, 2, C, H, W]: the bands of the card in its order, in its unit, NaN where a date cannot
+  be used. Any B; H and W are multiples of the card's `size_multiple`.
+- `low`, `high` float32 [C], only for a detector that stretches a scene: the 2nd and 98th percentile of each
+  band over the valid pixels of both dates of the whole scene, which no tile knows.
+- `probability` float32 [B, H, W], NaN where a date cannot be used.
+
+What is left outside: the alignment of the dates, the cut into tiles and the seams, and, for a network that
+sees a whole tile (`exact` False), cutting off the void around a scene.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from terralapse._version import __version__
+from terralapse.engine import exported
+from terralapse.engine.parts import sync_folder
+from terralapse.engine.runner import INVARIANT, networks, weights_digest
+from terralapse.errors import ModelInputError, OutputExistsError, OutputNotWritableError, SettingError
+from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.network import NetworkDetector
+
+TRACED_SIDES = 128, 192  # pixels, about, of the images that the graph is traced with
+FLIPPED = 1e-4  # share of pixels that may change sides of the threshold by rounding
+
+
+class DetectorGraph(nn.Module):
+    """The graph of a detector; see this module for its inputs and its output."""
+
+    def __init__(self, detector: NetworkDetector) -> None:
+        super().__init__()
+        self.network = detector.network
+        self.detector = detector
+
+    def forward(self, images: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        usable = ~images.isnan().any(dim=2).any(dim=1)  # [B, H, W]
+        if low is not None and high is not None:
+            images = self.detector.stretched(images, low, high)
+        normal = self.detector.normalise(images, usable, {})
+        probability = self.detector.traced(normal, usable)
+        return torch.where(usable, probability, torch.full_like(probability, torch.nan))
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an exported file differs from float32 in torch on real tiles, where they are valid: the largest and
+    the mean difference of a probability, and the share of pixels that change sides of the threshold."""
+
+    pixels: int
+    max_difference: float
+    mean_difference: float
+    share_flipped: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is no more than rounding: `INVARIANT` and `FLIPPED`."""
+        return self.max_difference <= INVARIANT and self.share_flipped <= FLIPPED
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def exportable(detector: ChangeDetector) -> NetworkDetector:
+    """The detector, when a graph can hold it.
+
+    Raises:
+        ModelInputError: it has no network, or takes more than images.
+    """
+    slug = detector.card.slug
+    if not isinstance(detector, NetworkDetector):
+        raise ModelInputError(
+            slug,
+            "has no network to export: what it computes is fitted to each scene",
+            "Choose a network, such as lapsenet/rgb; `terralapse systems` lists all.",
+        )
+    if detector.extras:
+        raise ModelInputError(
+            slug,
+            f"takes {', '.join(detector.extras)} beside the images, for which an exported file has no input",
+            "Choose another network, such as lapsenet/rgb.",
+        )
+    return detector
+
+
+def inputs_of(stretched: bool) -> tuple[str, ...]:
+    """Names of the inputs of a graph."""
+    return ("images", "low", "high") if stretched else ("images",)
+
+
+def card_of(detector: NetworkDetector, stretched: bool) -> dict[str, Any]:
+    """What an exported file says of itself, JSON-ready."""
+    card = detector.card
+    return {
+        "terralapse": __version__,
+        "slug": card.slug,
+        "title": card.title,
+        "task": str(card.task),
+        "inputs": list(inputs_of(stretched)),
+        "output": "probability",
+        "bands": list(detector.bands),
+        "units": [str(unit) for unit in card.inputs.units],
+        "gsd_range_m": card.inputs.gsd_range,
+        "size_multiple": detector.multiple,
+        "halo": detector.halo,
+        "exact_seams": detector.exact,
+        "threshold": 0.5 if card.threshold is None else card.threshold,
+        "temperature": card.temperature,
+        "classes": card.classes,
+        "limits": list(card.limits),
+        "licences": asdict(card.licences),
+        "weights_sha256": weights_digest(detector),
+    }
+
+
+def trace(detector: NetworkDetector, stretched: bool) -> Any:
+    """The detector as a `torch.export.ExportedProgram` of any batch, height and width.
+
+    Raises:
+        ModelInputError: the network has a step that needs to know its sides.
+    """
+    multiple, bands = detector.multiple, len(detector.bands)
+    height, width = (max(2, round(side / multiple)) * multiple for side in TRACED_SIDES)
+    generator = torch.Generator().manual_seed(0)
+    given: list[Tensor] = [255 * torch.rand(2, 2, bands, height, width, generator=generator)]
+    rows, cols = torch.export.Dim("rows", min=1), torch.export.Dim("cols", min=1)
+    sides = {3: rows if multiple == 1 else multiple * rows, 4: cols if multiple == 1 else multiple * cols}
+    shapes: list[dict[int, Any] | None] = [{0: torch.export.Dim("batch", min=1), **sides}]
+    if stretched:
+        given += [torch.zeros(bands), torch.full((bands,), 255.0)]
+        shapes += [{}, {}]
+    for network in networks(detector):
+        network.eval()
+    try:
+        with torch.no_grad():
+            return torch.export.export(DetectorGraph(detector), tuple(given), dynamic_shapes=tuple(shapes))
+    except Exception as error:  # the tracer has many kinds, none of them public
+        raise ModelInputError(
+            detector.card.slug,
+            f"cannot be traced for any batch and size ({_first_line(error)})",
+            "Run it with `terralapse change` instead.",
+        ) from error
+
+
+def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: bool) -> None:
+    """Writes the graph with its card to `path` (and beside it a `.bin` for OpenVINO), as it goes.
+
+    Raises:
+        ModelInputError: the network cannot be expressed in this format.
+        MissingExtraError: the packages of the format are not installed.
+    """
+    vino = exported.need("openvino", "openvino") if kind == "openvino" else None
+    if kind != "torch":
+        exported.need("onnx", "export")
+        exported.need("onnxscript", "export")
+    program = trace(detector, stretched)
+    text = json.dumps(card_of(detector, stretched), sort_keys=True)
+    if kind == "torch":
+        torch.export.save(program, path, extra_files={exported.EXTRA: text})
+        return
+    onnx_path = path if kind == "onnx" else path.with_suffix(".onnx")
+    _write_onnx(detector, program, onnx_path, text, inputs_of(stretched))
+    if vino is not None:
+        try:
+            model = vino.convert_model(str(onnx_path))
+        except Exception as error:
+            raise _not_expressed(detector, kind, error) from error
+        onnx_path.unlink()
+        model.set_rt_info(text, [exported.CARD])
+        vino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _write_onnx(
+    detector: NetworkDetector, program: Any, path: Path, text: str, inputs: tuple[str, ...]
+) -> None:
+    try:
+        # Not optimised: on an unrolled scan that takes many minutes, and runtimes do it when they load.
+        graph = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            input_names=list(inputs),
+            output_names=["probability"],
+        )
+    except Exception as error:
+        raise _not_expressed(detector, "onnx", error) from error
+    assert graph is not None
+    graph.model.metadata_props[exported.CARD] = text
+    graph.save(path, external_data=False)
+
+
+def _not_expressed(detector: NetworkDetector, kind: str, error: Exception) -> ModelInputError:
+    return ModelInputError(
+        detector.card.slug,
+        f"cannot be expressed as {kind} ({_first_line(error)})",
+        "Choose another format, or run it with `terralapse change`.",
+    )
+
+
+def export(
+    detector: ChangeDetector,
+    path: Path,
+    tiles: Sequence[np.ndarray],
+    *,
+    kind: str = "auto",
+    overwrite: bool = False,
+) -> tuple[dict[str, Any], Check]:
+    """Writes a detector to one file, checked; the file appears whole or not at all.
+
+    Args:
+        detector: a network for two dates.
+        path: ends with `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or `.pt2`.
+        tiles: float32 [B, 2, C, H, W] each, real images in the bands of the card, to check the file on.
+        kind: `auto` (as the suffix says), `onnx`, `openvino`, `torch`.
+        overwrite: replace a file that is there.
+
+    Returns:
+        The card that is in the file, and the comparison with float32 in torch.
+
+    Raises:
+        SettingError: suffix and `kind` do not fit; or the file would differ by more than rounding.
+        ModelInputError: the detector cannot be exported.
+        OutputExistsError, OutputNotWritableError: of `path`.
+        MissingExtraError: the packages of the format are not installed.
+    """
+    path = Path(path)
+    kind = exported.format_of(path, kind)
+    network = exportable(detector)
+    if path.exists() and not overwrite:
+        raise OutputExistsError(path, "exists", "Give --overwrite, or another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
+    except OSError as error:
+        raise OutputNotWritableError(
+            path.parent, f"cannot be written ({error})", "Choose another."
+        ) from error
+    try:
+        stretched = network.always_stretches
+        draft = folder / path.name
+        write_graph(network, draft, kind, stretched)
+        found = compare(network, draft, tiles, stretched)
+        if not found.holds:
+            raise SettingError(
+                path,
+                f"would differ from float32 in torch by {found.max_difference:.2g} in probability, and "
+                f"{found.share_flipped:.2%} of the pixels would change sides; it was not written",
+                "Choose another format.",
+            )
+        publish(draft, path)
+    except OSError as error:
+        raise OutputNotWritableError(path, f"cannot be written ({error})", "Free some space.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return card_of(network, stretched), found
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Moves a finished file, and the `.bin` that belongs to an `.xml`, to its name on the same disk."""
+    if path.suffix.lower() == ".xml":  # first, so that no `.xml` stands without its numbers
+        draft.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def compare(detector: NetworkDetector, path: Path, tiles: Sequence[np.ndarray], stretched: bool) -> Check:
+    """An exported file beside `predict` in float32, on tiles that have valid pixels."""
+    call = exported.load(path)
+    threshold = 0.5 if detector.card.threshold is None else detector.card.threshold
+    pixels, largest, total, flipped = 0, 0.0, 0.0, 0
+    for images in tiles:
+        state: dict[str, Any] = {
+            "bands": list(range(len(detector.bands))),
+            "temperature": detector.card.temperature,
+        }
+        given = {"images": images}
+        if stretched:
+            low, high = np.nanpercentile(images, (2, 98), axis=(0, 1, 3, 4)).astype(np.float32)
+            given |= {"low": low, "high": high}
+            state["stretch"] = {"low": low.tolist(), "high": high.tolist()}
+        tensor = torch.from_numpy(images)
+        usable = ~tensor.isnan().any(dim=2)
+        with torch.inference_mode():
+            wanted = detector.predict(tensor, usable, state).numpy()
+        known = usable.all(dim=1).numpy()
+        values = call(given)
+        if (
+            values.shape != wanted.shape
+            or np.isnan(values[known]).any()
+            or not np.isnan(values[~known]).all()
+        ):
+            return Check(int(known.sum()), 1.0, 1.0, 1.0)
+        difference = np.abs(values - wanted)[known].astype(np.float64)
+        pixels += difference.size
+        largest = max(largest, float(difference.max(initial=0.0)))
+        total += float(difference.sum())
+        flipped += int(((values >= threshold) != (wanted >= threshold))[known].sum())
+    count = max(pixels, 1)
+    return Check(pixels, largest, total / count, flipped / count)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
