@@ -2,6 +2,7 @@
 writes the result to `[tool.uv] constraint-dependencies` (read by uv) and to constraints.txt (for pip).
 
     python .ci/pins.py
+    python .ci/pins.py --keep   # pins stay as they are; only what is new in pyproject.toml is added
 
 No lock file is kept: it would name the package index of the machine that wrote it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,15 +27,17 @@ def block(pins: list[str]) -> str:
     return "constraint-dependencies = [\n" + "".join(f'  "{p}",\n' for p in pins) + "]"
 
 
-def resolve() -> list[str]:
-    """The pins of a fresh resolution, with markers where Pythons or platforms differ."""
+def resolve(keep: bool) -> list[str]:
+    """The pins of a resolution, afresh or within the present pins, with markers where Pythons or platforms
+    differ."""
     with tempfile.TemporaryDirectory() as folder:
         for name in NEEDED:
             target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target)
         project = Path(folder, "pyproject.toml")
-        project.write_text(BLOCK.sub(block([]), project.read_text()))
+        if not keep:
+            project.write_text(BLOCK.sub(block([]), project.read_text()))
         subprocess.run(["uv", "lock", "-q"], cwd=folder, check=True)
         export = (
             "uv export -q --all-groups --all-extras --no-hashes --no-emit-project --no-annotate --no-header"
@@ -43,7 +47,7 @@ def resolve() -> list[str]:
 
 
 def main() -> None:
-    pins = resolve()
+    pins = resolve(keep="--keep" in sys.argv[1:])
     project = ROOT / "pyproject.toml"
     text, found = BLOCK.subn(lambda _: block(pins), project.read_text())
     if found != 1:
