@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,7 +170,10 @@ def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: boo
     program = trace(detector, stretched)
     text = json.dumps(card_of(detector, stretched), sort_keys=True)
     if kind == "torch":
-        torch.export.save(program, path, extra_files={exported.EXTRA: text})
+        with warnings.catch_warnings():
+            # Weights may share one block of memory; the writer warns of that, and writes them all.
+            warnings.simplefilter("ignore", UserWarning)
+            torch.export.save(program, path, extra_files={exported.EXTRA: text})
         return
     onnx_path = path if kind == "onnx" else path.with_suffix(".onnx")
     _write_onnx(detector, program, onnx_path, text, inputs_of(stretched))
