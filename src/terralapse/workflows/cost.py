@@ -12,12 +12,10 @@ from typing import Any
 from terralapse.engine.jobs.executors import Processes
 from terralapse.engine.jobs.partition import units_of
 from terralapse.engine.jobs.plan import JobPlan
-from terralapse.engine.jobs.simulate import Rates, simulate
+from terralapse.engine.jobs.simulate import Rates, makespan
 from terralapse.engine.jobs.units import Unit
 from terralapse.errors import TerralapseError
 from terralapse.workflows.run import Placed, check_products, check_settings, compute
-
-_SIMULATED = 20_000  # units above this are scaled: the end of a long job weighs little
 
 
 @dataclass(frozen=True)
@@ -77,15 +75,14 @@ def estimate(plan: JobPlan, *, workers: int = 1, probe: bool = True) -> Estimate
         return found
     chosen = units[len(units) // 2]
     seconds, memory = _timed(chosen)
-    count = min(len(units), _SIMULATED)
-    span = simulate(count, workers, Rates(seconds), retry=plan.retry).makespan_s
+    span = makespan(len(units), workers, Rates(seconds), retry=plan.retry)
     return Estimate(
         found.units,
         found.pixels,
         found.bytes,
         workers,
         round(seconds, 3),
-        span * len(units) / count / 3600,
+        span / 3600,
         memory,
         chosen.name,
     )

@@ -75,6 +75,7 @@ def test_cards_are_pinned_where_workers_are_started() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_workers_of_this_machine_see_one_card_each_and_outlive_a_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from job_toys import Toy
 from terralapse.engine.jobs.ledger import DEAD, JOURNAL, Ledger, State
 from terralapse.engine.jobs.schedule import Retry, run_units
-from terralapse.engine.jobs.simulate import Rates, simulate
+from terralapse.engine.jobs.simulate import Rates, makespan, simulate
 from terralapse.engine.jobs.work import Outcome, is_lasting
 from terralapse.errors import (
     FileMissingError,
@@ -225,6 +225,14 @@ def test_a_simulated_job_takes_as_long_as_its_units_and_longer_with_stragglers()
     slow = simulate(100, 10, Rates(60, spread=0, stragglers=0.05, slow=10, faults=0))
     assert slow.makespan_s > 600 + 60
     assert slow.busy < 1
+
+
+def test_a_job_too_long_to_simulate_ends_once() -> None:
+    rates = Rates(60, stragglers=0.02, slow=10, faults=0)
+    whole, cut = (makespan(4000, 20, rates, most=m) for m in (4000, 1000))
+    assert cut == pytest.approx(whole, rel=0.02)
+    scaled = 4 * simulate(1000, 20, rates).makespan_s
+    assert abs(cut - whole) < abs(scaled - whole)
 
 
 def test_a_simulated_job_repeats_what_fails() -> None:

@@ -120,6 +120,16 @@ def simulate(
     return Simulated(paper.now, busy, counts.done, counts.dead, counts.retries)
 
 
+def makespan(
+    units: int, workers: int, rates: Rates, *, retry: Retry | None = None, most: int = 20_000
+) -> float:
+    """Seconds that a job takes: its first `most` units with the end of the job are simulated, and the rest
+    adds what it keeps all workers busy for."""
+    count = min(units, most)
+    found = simulate(count, workers, rates, retry=retry)
+    return found.makespan_s * (1 + found.busy * (units - count) / count)
+
+
 def _numbered(count: int) -> Iterator[_Numbered]:
     for number in range(count):
         yield _Numbered(f"u{number}")
