@@ -168,6 +168,23 @@ def test_a_small_scene_is_not_probed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert result.engine == {"name": "torch", "why": "the scene is small", "tried": {}}
 
 
+def test_auto_traces_no_network_that_sees_a_whole_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Path:
+        raise AssertionError("a graph was made")
+
+    monkeypatch.setattr(runtimes, "SMALL", 0)
+    monkeypatch.setattr(runtimes, "WORTH", {"onnx": 0.0, "openvino": 0.0, "compile": 1e9})
+    monkeypatch.setattr(runtimes, "_installed", lambda _: True)
+    monkeypatch.setattr(runtimes, "graph_file", never)
+    detector = SmallDetector()
+    detector.exact = False
+    result = predict_scene(detector, pair_of(60, 60), tmp_path)
+    assert result.engine["name"] == "torch"
+    assert list(result.engine["tried"]) == ["torch"]
+
+
 def test_a_run_is_not_resumed_by_another_engine(tmp_path: Path) -> None:
     pair = pair_of(60, 60)
     predict_scene(SmallDetector(), pair, tmp_path, engine="torch")

@@ -215,8 +215,10 @@ def choose_engine(
     if requested != "auto":
         return Engine(requested, "asked for", {requested: trial.compared(requested)})
     others = [n for n in NAMES[1:] if _installed(n) and not unfit(n, detector, device, precision.name)]
+    if not detector.exact:  # scans and attention over a tile: to trace them for any size can take minutes
+        others = [n for n in others if n not in PACKAGES]
     if not others:
-        return Engine("torch", "no other engine is installed that can run this", {})
+        return Engine("torch", "no other engine is installed that can be made ready soon for this", {})
     pixels = probe.shape[-2] * probe.shape[-1]
     if work < SMALL * pixels:
         return Engine("torch", "the scene is small", {})
