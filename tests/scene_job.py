@@ -68,6 +68,8 @@ def forked(work: Callable[[], Any]) -> int:
     if child:
         return child
     code = 1
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         work()
         code = 0

@@ -116,7 +116,13 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.tif", 1, 2048), write(tmp_path / "b.tif", 2, 2048)
     command = [sys.executable, "-m", "terralapse", "change", str(a), str(b), "-o", str(tmp_path / "out")]
     run = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+        # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 180
     while not (tmp_path / "out.part").exists() and time.monotonic() < deadline:

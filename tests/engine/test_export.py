@@ -192,7 +192,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         exported.read_card(tmp_path / "none.onnx")
 
 
-@pytest.mark.parametrize("suffix", list(PACKAGES))
+@pytest.mark.parametrize(
+    "suffix", [pytest.param(s, marks=pytest.mark.slow if s == ".xml" else ()) for s in PACKAGES]
+)
 def test_the_default_model_on_real_tiles(tmp_path: Path, suffix: str) -> None:
     for package in PACKAGES[suffix]:
         pytest.importorskip(package)

@@ -63,8 +63,8 @@ def test_the_best_threshold_against_trying_each():
     found = measure.compute()["binary"]
     probability = torch.sigmoid(logits).numpy()
     tried = {
-        t / 50: binary_scores(confusion_matrix(label.numpy(), probability >= t / 50, 2)).f1
-        for t in range(1, 50)
+        t / 200: binary_scores(confusion_matrix(label.numpy(), probability >= t / 200, 2)).f1
+        for t in range(1, 200)
     }
     assert found["f1"] == pytest.approx(max(tried.values()))
     assert tried[found["threshold"]] == pytest.approx(found["f1"])

@@ -114,7 +114,7 @@ def card_of(detector: NetworkDetector, stretched: bool) -> dict[str, Any]:
         "output": "probability",
         "bands": list(detector.bands),
         "units": [str(unit) for unit in card.inputs.units],
-        "gsd_range_m": card.inputs.gsd_range,
+        "gsd_range_m": None if card.inputs.gsd_range is None else list(card.inputs.gsd_range),
         "size_multiple": detector.multiple,
         "halo": detector.halo,
         "exact_seams": detector.exact,
