@@ -206,7 +206,8 @@ def compute(payload: Mapping[str, Any]) -> str:
     finished = read_manifest(folder, unit.id, verify=True)
     if finished is not None:
         return finished["digest"]
-    settings = change_settings(unit.settings) | {"threads": payload["threads"]}
+    # `auto` follows the clock, so that units could be computed by different engines.
+    settings = {"engine": "torch"} | change_settings(unit.settings) | {"threads": payload["threads"]}
     if unit.grid is not None:
         settings["grid"] = unit.grid
     if unit.area is not None:
