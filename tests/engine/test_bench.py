@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from engine.bench_stand_ins import known, squares
+from terralapse import registry
 from terralapse.data import folders
 from terralapse.engine import bench_models
 from terralapse.engine.bench import BenchSettings, run_bench
 from terralapse.engine.bench_log import Ledger, RunLog, faults
-from terralapse.engine.bench_models import contenders, measure, together
+from terralapse.engine.bench_models import Contender, contenders, measure, together
 from terralapse.engine.runner import weights_digest
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.labels import BINARY_CHANGE, SECOND_MAMBA, SECOND_SCANNET
@@ -238,6 +239,15 @@ def test_costs_are_those_of_the_network() -> None:
     pair = 2 * 3 * 256 * 256 * 4
     assert 4 * 256 * 256 * 4 <= cost.peak_bytes < 3 * pair
     assert measure(level, "cpu").parameters == 0
+
+
+def test_costs_of_a_network_that_hands_parameters_on() -> None:
+    queries = Contender(
+        "queries", registry.build("cdmaskformer/nano", untrained=True), "none", "", 0.5, "card"
+    )
+    cost = measure(queries, "cpu")
+    assert cost.parameters == sum(p.numel() for p in queries.system.network.parameters())
+    assert cost.macs > 1e8
 
 
 @pytest.mark.usefixtures("known")

@@ -224,6 +224,8 @@ def measure(contender: Contender, device: str) -> Cost:
     sample = replace(sample, map=label) if contender.takes_map else sample
     contender.predict(sample, device)
     network = getattr(contender.system, "network", None)
+    if network is not None:
+        network.requires_grad_(False)  # the counter follows what could be trained, and inference has no graph
     with FlopCounterMode(display=False) as counter:
         contender.predict(sample, device)
     if device.startswith("cuda"):
