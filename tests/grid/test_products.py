@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from fixtures_eo import S2_BANDS_10, S2_BANDS_20, Truth, make_landsat, make_safe, make_stac, serve, write_tif
 from terralapse.errors import BandError, FileMissingError, HostileFileError, UnreadableFileError
+from terralapse.grid.inspect import inspect
 from terralapse.grid.landsat import qa_codes
 from terralapse.grid.mosaic import MosaicScene
 from terralapse.grid.open import open_scene
@@ -313,6 +314,17 @@ def test_an_item_over_http_with_assets_beside_it(tmp_path: Path) -> None:
         block = scene.read(Window(40, 10, 5, 5), ["red"])
         np.testing.assert_allclose(block.data[0], truth.dn["red"][40:45, 10:15] / 10000, atol=1e-6)
         assert all(s.path.startswith(address) for s in scene.info.sources)
+
+
+@pytest.mark.parametrize("text", ["{text}", "\n  {text}", "\ufeff{text}"], ids=["plain", "space", "bom"])
+def test_a_stac_item_behind_an_address_without_an_ending(text: str, tmp_path: Path) -> None:
+    make_stac(tmp_path)
+    item = (tmp_path / "item.json").read_text()
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "S2A_32UME").write_text(text.replace("{text}", item.replace('"./', '"../')))
+    with serve(tmp_path) as address, open_scene(f"{address}/items/S2A_32UME") as scene:
+        assert f"{scene.info.time:%Y-%m-%d}" == "2022-06-01"
+        assert inspect(f"{address}/items/S2A_32UME").format == "STAC item, GeoTIFF"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from terralapse.grid._tiff import TiffLayout, read_layouts
 
 TIMEOUT_S = 60
 _CHUNK = 32768
+_IMAGES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp")  # a request saved
 
 
 @dataclass
@@ -57,13 +58,28 @@ def check_image(url: str) -> Remote:
     return Remote(driver, source.size, layouts)
 
 
+def holds_json(url: str) -> bool:
+    """Whether an address gives a JSON object: by its ending, and where there is none (`.../items/ID` of a STAC
+    API) by the first bytes of what it gives.
+
+    Raises:
+        FileMissingError, UnreadableFileError: nothing answers there.
+    """
+    ending = PurePosixPath(urlsplit(url).path).suffix.lower()
+    if ending in (".json", ".geojson"):
+        return True
+    if ending in _IMAGES:
+        return False
+    return RemoteBytes(url).at(0, 64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+
+
 def read_text(url: str) -> str:
     """A small text document, for example a STAC item."""
     with _request(url) as answer:
         raw = answer.read(MAX_TEXT_BYTES + 1)
     if len(raw) > MAX_TEXT_BYTES:
         raise HostileFileError(url, "is a text of more than 64 MiB", "Check the address.")
-    return raw.decode("utf-8", errors="replace")
+    return raw.decode("utf-8-sig", errors="replace")
 
 
 def head(url: str) -> tuple[int | None, str | None]:

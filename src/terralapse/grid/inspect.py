@@ -15,6 +15,7 @@ from terralapse.errors import NoGeoreferenceError
 from terralapse.grid import _gdal
 from terralapse.grid._gdal import gdal_env
 from terralapse.grid._georef import place, resolution_m
+from terralapse.grid._remote import holds_json, is_url
 from terralapse.grid._stack import StackScene
 from terralapse.grid.cube import CubeScene
 from terralapse.grid.landsat import mtl_of
@@ -246,7 +247,7 @@ def _format(source: str, scene: Scene, storage: dict[str, Any]) -> str:
         return "Zarr cube" if path.is_dir() else "NetCDF cube"
     names = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000", "WEBP": "WebP"}
     driver = str(names.get(storage["driver"], storage["driver"]))
-    if source.lower().endswith((".json", ".geojson")):
+    if holds_json(source) if is_url(source) else source.lower().endswith((".json", ".geojson")):
         return f"STAC item, {driver}"
     if path.suffix.lower() == ".zip" or path.suffix.upper() == ".SAFE":
         return f"Sentinel-2 SAFE, {driver}"

@@ -98,7 +98,7 @@ def _dated(scene: Scene, time: str) -> Scene:
 
 
 def _open_url(url: str, assume_crs: str | None, pixel_grid: bool, s2_offset: float | None) -> Scene:
-    if _remote.file_name(url).lower().endswith((".json", ".geojson")):
+    if _remote.holds_json(url):
         return stac.open_item(url, s2_offset=s2_offset)
     return open_file(url, assume_crs=assume_crs, pixel_grid=pixel_grid, s2_offset=s2_offset)
 
