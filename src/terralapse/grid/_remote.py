@@ -59,8 +59,8 @@ def check_image(url: str) -> Remote:
 
 
 def holds_json(url: str) -> bool:
-    """Whether an address gives a JSON object: by its ending, and where there is none (`.../items/ID` of a STAC
-    API) by the first bytes of what it gives.
+    """Whether an address gives a JSON object: by its ending, and where it has none (`.../items/ID` of a
+    STAC API) by the first bytes of what it gives.
 
     Raises:
         FileMissingError, UnreadableFileError: nothing answers there.
