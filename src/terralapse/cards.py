@@ -7,7 +7,7 @@ and the test matrix are all generated from cards; no second list exists.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -196,6 +196,32 @@ class Card:
             for f in data["figures"]
         )
         return cls(**values)
+
+
+def trained_card(card: Card, record: Mapping[str, Any]) -> Card:
+    """A card of a system of ours with the weights that were trained here.
+
+    Args:
+        card: without weights.
+        record: an entry of `_trained.json`: `weights`, `temperature`, `threshold`, `figures` and `limits` as
+            in a card, `licence` of the data and of what was made from them, and the `gsd_range`.
+
+    Raises:
+        ValueError: the card names weights already.
+    """
+    if card.weights:
+        raise ValueError(f"{card.slug} names weights of its own")
+    licence = record["licence"]
+    return replace(
+        card,
+        weights=tuple(Weights(**w, licence=licence["weights"]) for w in record["weights"]),
+        temperature=record["temperature"],
+        threshold=record["threshold"],
+        figures=tuple(Figure(**{**f, "interval": tuple(f["interval"])}) for f in record["figures"]),
+        limits=(*card.limits, *record["limits"]),
+        licences=replace(card.licences, **licence),
+        inputs=replace(card.inputs, gsd_range=tuple(record["gsd_range"])),
+    )
 
 
 def _inputs_from(data: Mapping[str, Any]) -> Inputs:

@@ -4,6 +4,9 @@ Each model file registers its builder with `@register(card)`. `_index.json`, gen
 `python -m terralapse.registry`, lets all cards be read without importing torch; CI fails when it is stale.
 A slug is looked up in that index, and among the cards that this process registered itself (a model in a
 file of your own); it is never imported by name or evaluated.
+
+`_trained.json`, written by `benchmarks/compare_change.py`, holds what training here found for systems of one
+protocol: their files of weights, calibration and scores; it completes their cards when they are registered.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from terralapse.cards import Card, Status, Task
+from terralapse.cards import Card, Status, Task, trained_card
 from terralapse.errors import SystemNotReadyError, UnknownSystemError
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
@@ -96,11 +99,18 @@ def register(*cards: Card) -> Callable[[Builder], Builder]:
                 raise ValueError(f"two cards are named {card.slug}")
             if card.status is Status.PLANNED:
                 raise ValueError(f"{card.slug} has a builder, so its status cannot be `planned`")
-            _CARDS[card.slug] = card
+            record = _trained().get(card.slug)
+            _CARDS[card.slug] = trained_card(card, record) if record else card
             _BUILDERS[card.slug] = builder
         return builder
 
     return add
+
+
+@cache
+def _trained() -> dict[str, dict[str, Any]]:
+    """Slug to what training here found for it."""
+    return json.loads(resources.files("terralapse").joinpath("_trained.json").read_text(encoding="utf-8"))
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +23,7 @@ from terralapse.engine.evaluate import array_pair, predict_whole, threshold_of
 from terralapse.engine.runner import LiveTensors, weights_digest
 from terralapse.engine.score import predict_sample
 from terralapse.engine.sources import pick_bands
-from terralapse.errors import ModelInputError, SettingError
+from terralapse.errors import ModelInputError, SettingError, UnreadableFileError
 from terralapse.labels import ClassScheme, scheme
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeDetector
@@ -29,7 +31,7 @@ from terralapse.tasks.change import ChangeDetector
 TASKS = (Task.CHANGE, Task.SEMANTIC_CHANGE)
 SIDE = 256  # pixels: the pair on which costs are measured
 Sample = LabelledPair | SemanticPair
-Source = Literal["card", "val", "each image"]
+Source = Literal["card", "training", "val", "each image"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,9 @@ def _built(name: str, slug: str, file: str, device: str) -> Contender:
     card: Card = system.card
     network = getattr(system, "network", None)
     shipped = card.weights[0].file if card.weights else "shipped"
+    trained = trained_card(card, Path(file)) if file and network is not None else None
+    if trained is not None:
+        system.card = card = trained
     return Contender(
         name=name,
         system=system,
@@ -187,8 +192,33 @@ def _built(name: str, slug: str, file: str, device: str) -> Contender:
         digest=weights_digest(system),
         # Without weights to have been chosen with, a threshold comes from each image.
         threshold=None if network is None else 0.5 if card.threshold is None else card.threshold,
-        source="each image" if network is None else "card",
+        source="each image" if network is None else "training" if trained is not None else "card",
     )
+
+
+def trained_card(card: Card, weights: Path) -> Card | None:
+    """The card with the temperature and the threshold that a training run found for its weights and wrote
+    beside them; None where there is no such record, or where it is of other weights or of semantic change.
+
+    Raises:
+        UnreadableFileError: the record is no JSON.
+    """
+    record = weights.parent / "result.json"
+    if not record.is_file():
+        return None
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if found["sha256"] != hashlib.sha256(weights.read_bytes()).hexdigest() or "calibration" not in found:
+            return None
+        temperature, threshold = (
+            found["calibration"]["temperature"],
+            found["validation"]["binary"]["threshold"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableFileError(
+            record, f"is no record of a training run ({error!r})", "Move it away from the weights."
+        ) from error
+    return replace(card, temperature=temperature, threshold=threshold)
 
 
 def together(tables: Sequence[tuple[str, ClassScheme]]) -> None:

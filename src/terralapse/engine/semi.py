@@ -289,7 +289,10 @@ class SemiStep:
 
     @staticmethod
     def _respond(system: NetworkSystem, images: Tensor, state: Mapping[str, Any]) -> Any:
-        return system.forward(system.normalise(images, None, state))
+        output = system.forward(system.normalise(images, None, state))
+        if output.classes is None:  # one logit, whose sigmoid is the softmax of itself and 0
+            output = replace(output, classes=torch.stack([torch.zeros_like(output.logits), output.logits], 1))
+        return output
 
 
 _GUIDED = ("images", "weak", "partner")

@@ -226,7 +226,12 @@ def selections(result: dict[str, Any]) -> Table:
     rows = []
     for m in bench_words.ranked(result):
         own = m["threshold"] is None
-        words = {"card": "by its card", "val": "on the validation split", "each image": "in each image"}
+        words = {
+            "card": "by its card",
+            "training": "by its training",
+            "val": "on the validation split",
+            "each image": "in each image",
+        }
         rows.append(
             [
                 (m["name"], m["name"]),
