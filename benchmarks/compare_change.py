@@ -3,6 +3,7 @@
     python benchmarks/compare_change.py train --data ../shared/data/cd_mshs_bcd   # one after another
     python benchmarks/compare_change.py train --data ... --only lenet/nano        # one, beside another
     python benchmarks/compare_change.py score --data ... --splits val,test
+    python benchmarks/compare_change.py page --data ...                           # from what was scored
 
 `train` follows recipes/compare-change.yaml and goes on where it was cut off. `score` runs
 `terralapse bench change` once for each split with thresholds from the held-out part of the training split,
@@ -39,6 +40,7 @@ NETWORKS = {  # what else a network needs in its recipe
     "fusu/change-nano": (),
 }
 WITHOUT_WEIGHTS = ("ir-mad", "cva", "rcva", "pca-kmeans", "difference")
+DRAWINGS = ("f1", "robustness")
 WITH_OTHERS = ("lapsenet/rgb", "changemamba/bcd-nano")  # come with weights that were trained longer
 MADE_FROM = "Apache-2.0 as far as it is ours to give; the training data states no licence: for research"
 OF_DATA = "MS-HS-BCD: no licence stated, public research data of Gaofen-1"
@@ -64,11 +66,12 @@ threshold; val and test judge only. Networks are in their small sizes where a CP
 structure of the paper, narrower), so that the table compares *structures with little training*, not the
 papers' results: with the papers' sizes, encoders trained on ImageNet and hundreds of epochs the order can
 be another. `lapsenet/rgb` and `changemamba/bcd-nano` are here retrained like the others; the weights that
-come with the library were trained longer and on more data ([Scores](scores.md)). `mapformer/nano` gets a
+come with the library are of other runs: those of `lapsenet/rgb` saw more data ([Scores](scores.md)). The
+weights of all others come with the library as they are here (folder `weights`). `mapformer/nano` gets a
 map made by fixed rules from the earlier image (`--before-map rules`), no map of the land; `semicd-vl/nano`
-is trained with all labels, so without what it is for ([few labels](semi-supervised.md)); `fusu/nano` by its
-change head alone. Not in the table: DynamicVis and Mamba-FCS, which have no size that two CPU cores can
-train; the methods without weights need no training and flag every difference.
+is trained with all labels, so without what it is for ([few labels](semi-supervised.md)); `fusu/change-nano`
+is the change head of FUSU alone. Not in the table: DynamicVis and Mamba-FCS, which have no size that two
+CPU cores can train; the methods without weights need no training and flag every difference.
 
 """
 
@@ -110,8 +113,16 @@ def score(data: Path, runs: Path, splits: list[str]) -> None:
         )
         for name in ("bench.json", "log.jsonl"):
             shutil.copy(out / name, RESULTS / f"compare_{split}.{name.partition('.')[2]}")
-        for drawing in out.glob("*.svg"):
-            shutil.copy(drawing, ROOT / "docs/img" / f"compare-{split}-{drawing.name}")
+        for drawing in DRAWINGS:
+            shutil.copy(out / f"{drawing}.svg", ROOT / "docs/img" / f"compare-{split}-{drawing}.svg")
+    (ROOT / "docs/compare.md").write_text(page(results, data), encoding="utf-8")
+    ship(runs, trained, results)
+
+
+def pages(runs: Path, data: Path, splits: list[str]) -> None:
+    """Writes page and cards again from what was scored."""
+    trained = [s for s in NETWORKS if (folder(runs, s) / "weights.safetensors").exists()]
+    results = {s: json.loads((RESULTS / f"compare_{s}.json").read_text()) for s in splits}
     (ROOT / "docs/compare.md").write_text(page(results, data), encoding="utf-8")
     ship(runs, trained, results)
 
@@ -170,7 +181,9 @@ def page(results: dict[str, dict[str, Any]], data: Path) -> str:
         held=held,
     )
     for split, result in results.items():
-        body = re.sub(r"^(#+) ", r"#\1 ", markdown(result), flags=re.M)
+        body = re.sub(r"^(#+) ", r"#\1 ", markdown(result), flags=re.M).replace("=weights.safetensors", "")
+        others = "|".join(WITHOUT_WEIGHTS)  # of the 91 pairs the page keeps those of two networks
+        body = re.sub(rf"^\| (\S+ \| ({others})|({others}) \| \S+) \| [+−].*\n", "", body, flags=re.M)
         text += f"## On {SPLITS[split]}\n\n"
         text += f"![F1 and its interval](img/compare-{split}-f1.svg)\n\n"
         text += body.partition("\n")[2].strip() + "\n\n"
@@ -180,7 +193,7 @@ def page(results: dict[str, dict[str, Any]], data: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["train", "score"])
+    parser.add_argument("what", choices=["train", "score", "page"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"))
     parser.add_argument("--only", nargs="*", default=[])
@@ -188,6 +201,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "train":
         train(given.data, given.runs, given.only)
+    elif given.what == "page":
+        pages(given.runs, given.data, given.splits.split(","))
     else:
         score(given.data, given.runs, given.splits.split(","))
 

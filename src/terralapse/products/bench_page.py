@@ -260,7 +260,7 @@ def protocol(result: dict[str, Any]) -> list[tuple[str, str]]:
     chosen = (
         "that of each card; a model without weights finds its own in each image"
         if how["threshold"] == "card"
-        else f"the best F1 on the split {how['threshold_split']}, in steps of 0.02, for every model"
+        else f"the best F1 on the split {how['threshold_split']}, in steps of 0.005, for every model"
     )
     gsd = "not known" if data["gsd"] is None else f"{data['gsd']:g} m"
     share = data["changed_pixels"] / max(data["pixels"], 1)

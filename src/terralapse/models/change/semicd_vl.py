@@ -69,7 +69,7 @@ LIMITS = {
         "names of its tensors are ours, and whether corners are aligned when maps are enlarged is not known.",
         "The authors list no trained weights.",
     ),
-    "nano": ("A size of our own, small enough for a CPU, without weights.",),
+    "nano": ("A size of our own, small enough for a CPU.",),
 }
 WHOLE_TILE = "It sees a whole tile: results depend a little on how a scene is cut, and tiles are blended."
 
