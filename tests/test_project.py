@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 import terralapse
 
@@ -31,8 +32,8 @@ def test_pip_and_uv_are_given_the_same_pins() -> None:
 def test_every_direct_dependency_is_pinned() -> None:
     groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
     named = [re.match(r"[\w.-]+", d) for g in [*groups, PROJECT["dependency-groups"]["dev"]] for d in g]
-    names = {m.group().lower() for m in named if m} - {"terralapse"}
-    pinned = {p.split("==")[0].lower() for p in PROJECT["tool"]["uv"]["constraint-dependencies"]}
+    names = {canonicalize_name(m.group()) for m in named if m} - {"terralapse"}
+    pinned = {canonicalize_name(p.split("==")[0]) for p in PROJECT["tool"]["uv"]["constraint-dependencies"]}
     assert names - pinned == set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -20,6 +21,7 @@ from terralapse.cards import (
     Stretch,
     Task,
     Weights,
+    trained_card,
 )
 from terralapse.errors import SystemNotReadyError, UnknownSystemError
 from terralapse.sensors import SENSORS, Unit
@@ -117,6 +119,49 @@ def test_a_status_is_earned(card: Card) -> None:
 @pytest.mark.parametrize("card", [*registry.cards(), FULL_CARD], ids=lambda c: c.slug)
 def test_a_card_survives_json(card: Card) -> None:
     assert Card.from_dict(json.loads(json.dumps(card.as_dict()))) == card
+
+
+RECORD = {
+    "weights": [{"file": "w.safetensors", "sha256": "1" * 64}],
+    "temperature": 1.5,
+    "threshold": 0.3,
+    "gsd_range": [0.5, 5.0],
+    "licence": {"weights": "for research", "data": "none stated"},
+    "limits": ["Knows buildings only."],
+    "figures": [
+        {
+            "metric": "change F1",
+            "value": 0.4,
+            "dataset": "d",
+            "protocol": "p",
+            "source": "here",
+            "interval": [0.3, 0.5],
+        }
+    ],
+}
+
+
+def test_a_record_of_training_completes_a_card() -> None:
+    before = replace(FULL_CARD, weights=(), figures=())
+    card = trained_card(before, RECORD)
+    assert card.weights == (Weights("w.safetensors", "1" * 64, licence="for research"),)
+    assert (card.temperature, card.threshold, card.inputs.gsd_range) == (1.5, 0.3, (0.5, 5.0))
+    assert card.figures[0].interval == (0.3, 0.5)
+    assert card.limits == (*before.limits, "Knows buildings only.")
+    assert (card.licences.code, card.licences.weights) == (before.licences.code, "for research")
+    assert Card.from_dict(json.loads(json.dumps(card.as_dict()))) == card
+    with pytest.raises(ValueError, match="of its own"):
+        trained_card(card, RECORD)
+
+
+def test_every_record_of_training_is_of_a_system_and_of_a_file_that_is_there() -> None:
+    records = registry._trained()
+    assert len(records) >= 7
+    for slug, record in records.items():
+        card = registry.card(slug)
+        assert card.weights[0].sha256 == record["weights"][0]["sha256"]
+        path = ROOT / "weights" / record["weights"][0]["file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == record["weights"][0]["sha256"]
 
 
 def test_from_dict_refuses_what_it_does_not_know() -> None:

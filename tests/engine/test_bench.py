@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from terralapse.engine.bench import BenchSettings, run_bench
 from terralapse.engine.bench_log import Ledger, RunLog, faults
 from terralapse.engine.bench_models import Contender, contenders, measure, together
 from terralapse.engine.runner import weights_digest
-from terralapse.errors import ModelInputError, SettingError
+from terralapse.errors import ModelInputError, SettingError, UnreadableFileError
 from terralapse.labels import BINARY_CHANGE, SECOND_MAMBA, SECOND_SCANNET
 from terralapse.tasks.metrics import binary_scores
 from terralapse.tasks.robustness import PERTURBATIONS
@@ -221,6 +222,27 @@ def test_what_fails_before_the_test_split_leaves_no_opening(root: Path) -> None:
     with pytest.raises(ModelInputError):
         bench(root, ("known/infrared",))
     assert bench(root, ("known/never",), perturbations=())[0]["opened_before"] == 1
+
+
+def test_weights_of_a_training_run_bring_their_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes((Path(__file__).parents[2] / "weights" / "lenet-nano.safetensors").read_bytes())
+    model = f"lenet/nano={path}"
+    assert contenders([model], "cpu")[0].source == "card"
+    record = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "calibration": {"temperature": 1.75},
+        "validation": {"binary": {"threshold": 0.37}},
+    }
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    found = contenders([model], "cpu")[0]
+    assert (found.source, found.threshold, found.card.temperature) == ("training", 0.37, 1.75)
+    assert found.selection()["temperature"] == 1.75
+    (tmp_path / "result.json").write_text(json.dumps({**record, "sha256": "0" * 64}))
+    assert contenders([model], "cpu")[0].source == "card"  # the record of other weights
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(UnreadableFileError, match=r"result\.json.*no record of a training run"):
+        contenders([model], "cpu")
 
 
 def test_two_orders_of_the_same_classes_do_not_go_together() -> None:

@@ -244,6 +244,18 @@ def test_fixmatch_is_without_guides_and_contrast(recipe: Recipe, data: Path) -> 
     assert isinstance(system.forward(batch["images"]), GuidedOutput)
 
 
+def test_one_logit_trains_as_the_two_classes_it_stands_for(recipe: Recipe, data: Path) -> None:
+    torch.manual_seed(0)
+    system = registry.build("lapsenet/rgb", untrained=True)
+    system.network.eval()  # so that one forward pass is like another
+    batch = batch_of(recipe, data)
+    logits = system.forward(system.normalise(batch["images"], None, {})).logits
+    loss = SemiStep("supervised")(system, {k: batch[k] for k in ("images", "label")}, {}, 0.0)["total"]
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, (batch["label"] == 1).float())
+    assert (batch["label"] <= 1).all()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
 # --- whole runs --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("method", "parts"),

@@ -325,7 +325,7 @@ def as_published(network: LENet) -> dict[str, Tensor]:
 
 def test_without_a_file_it_is_not_ready() -> None:
     with pytest.raises(SystemNotReadyError, match="no weights"):
-        registry.build("lenet/nano")
+        registry.build("lenet")
 
 
 @pytest.mark.parametrize("layout", ["own", "published", "distributed"])
