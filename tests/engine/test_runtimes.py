@@ -139,7 +139,9 @@ def test_auto_takes_what_is_faster_and_says_why(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(runtimes, "SMALL", 0)
     monkeypatch.setattr(runtimes, "WORTH", {"onnx": 0.0, "openvino": 1e9, "compile": 1e9})
     monkeypatch.setattr(runtimes._Trial, "seconds", lambda _, name: {"torch": 0.3, "onnx": 0.1}[name])
-    result = predict_scene(SmallDetector(), pair_of(120, 100), tmp_path)
+    result = predict_scene(
+        SmallDetector(), pair_of(120, 100), tmp_path, precision="fp32"
+    )  # bf16 is torch's alone
     assert result.engine["name"] == "onnx"
     assert result.engine["why"] == "it is 3.0 times as fast as torch on a window of the scene"
     assert result.engine["tried"]["onnx"]["agrees"]
@@ -153,7 +155,9 @@ def test_auto_never_takes_what_differs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(runtimes._Trial, "seconds", lambda _, name: {"torch": 0.3, "onnx": 0.1}[name])
     honest = runtimes.GraphRunner.__call__
     monkeypatch.setattr(runtimes.GraphRunner, "__call__", lambda self, images: np.sqrt(honest(self, images)))
-    result = predict_scene(SmallDetector(), pair_of(120, 100), tmp_path)
+    result = predict_scene(
+        SmallDetector(), pair_of(120, 100), tmp_path, precision="fp32"
+    )  # bf16 is torch's alone
     assert result.engine["name"] == "torch"
     assert not result.engine["tried"]["onnx"]["agrees"]
 
