@@ -1,7 +1,7 @@
 """An http server of a folder that answers like an object store, late and wrongly when it is told to.
 
-Tests use it in their own process; `python tests/file_server.py FOLDER --delay 0.05` is for measurements, which
-must not share an interpreter with the server.
+Tests use it in their own process; `python tests/file_server.py FOLDER --delay 0.05` is for measurements,
+which must not share an interpreter with the server.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import http.server
 import re
+import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -152,6 +155,24 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64  # with five, the sixth connection at once waits a second
 
+    def server_activate(self) -> None:
+        self.connections: set[socket.socket] = set()
+        super().server_activate()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """Ends the connections that readers keep."""
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
 
 @contextmanager
 def serve_files(folder: Path, **settings: object) -> Iterator[FileServer]:
@@ -166,6 +187,7 @@ def serve_files(folder: Path, **settings: object) -> Iterator[FileServer]:
             yield served
         finally:
             server.shutdown()
+            server.hang_up()
             thread.join()
 
 
@@ -176,9 +198,10 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0)
     options = parser.parse_args()
     with serve_files(options.folder, delay=options.delay) as served:
-        print(served.address, flush=True)
-        input()
-        print(len(served.asks), served.sent, served.most_open, flush=True)
+        sys.stdout.write(f"{served.address}\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        sys.stdout.write(f"{len(served.asks)} {served.sent} {served.most_open}\n")
 
 
 if __name__ == "__main__":

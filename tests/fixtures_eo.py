@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from file_server import serve_files
 from rasterio.transform import Affine, from_origin
+
+from file_server import serve_files
 
 S2_ORIGIN = (600000.0, 5000040.0)
 S2_BANDS_10 = ("B02", "B03", "B04", "B08")

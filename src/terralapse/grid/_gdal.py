@@ -95,10 +95,11 @@ class _Mine:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.open: OrderedDict[Handle, Any] = OrderedDict()
+        self.remote: dict[Handle, Any] = {}
 
     def __del__(self) -> None:
-        for handle, found in self.open.items():
-            if handle.remote and not found.closed and self.pid == os.getpid():
+        for handle, found in self.remote.items():
+            if not found.closed and self.pid == os.getpid():
                 _IDLE.setdefault(handle, deque()).append(found)
 
 
@@ -130,10 +131,14 @@ def dataset(handle: Handle) -> Any:
         mine.move_to_end(handle)
         return found
     found = mine[handle] = _idle(handle) or _open(handle)
+    if handle.remote:
+        _LOCAL.mine.remote[handle] = found
     with _LOCK:
         _ALL.setdefault(handle, weakref.WeakSet()).add(found)
     while len(mine) > MAX_OPEN:
-        _shut(mine.popitem(last=False)[1])
+        old, unused = mine.popitem(last=False)
+        _LOCAL.mine.remote.pop(old, None)
+        _shut(unused)
     return found
 
 

@@ -79,7 +79,7 @@ def _persist(method: str, url: str, wanted: dict[str, str], most: int) -> Answer
 
 
 class _Again(Exception):
-    """A fault that may pass, with the error to give when it does not, and how long the server asks to wait."""
+    """A fault that may pass, the error to give when it does not, and how long the server asks to wait."""
 
     def __init__(self, error: TerralapseError, after: float = 0.0) -> None:
         super().__init__(str(error))
@@ -100,8 +100,9 @@ def _once(method: str, url: str, wanted: dict[str, str], most: int) -> Answer:
             _refuse(url, answer)
             return _taken(url, answer, wanted, most)
         finally:
-            # What is left of a body would block the connection for the next request.
-            answer.release_conn() if answer.length_remaining == 0 else answer.close()
+            if answer.length_remaining != 0:
+                answer.close()  # what is left of a body would be taken for the next answer
+            answer.release_conn()
     except (HTTPError, OSError, ValueError) as e:
         cause = e.reason if isinstance(e, MaxRetryError) and e.reason is not None else e
         reason = re.sub(r"^<[^>]*>: ?|^.*?(?:object at 0x\w+>|Connection\([^)]*\)): ?", "", str(cause))

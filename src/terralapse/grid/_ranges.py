@@ -68,7 +68,7 @@ class RemoteFile:
             ahead: when something must be fetched, so many bytes beyond are fetched with it.
 
         Raises:
-            FileMissingError, UnreadableFileError: the server does not give them, or not those of this version.
+            FileMissingError, UnreadableFileError: the server does not give them, or those of a newer version.
         """
         end = min(offset + count, self.size)
         if end <= offset:
@@ -106,7 +106,10 @@ class RemoteFile:
 
     def _need(self, chunks: Iterable[int]) -> Chunks:
         """Chunks by their numbers, from the store or the server."""
-        found, coming, missing = _STORE.look(self, sorted(chunks))
+        wanted = sorted(chunks)
+        first = {n: self._head[n * CHUNK : (n + 1) * CHUNK] for n in wanted if self._in_head(n)}
+        found, coming, missing = _STORE.look(self, [n for n in wanted if n not in first])
+        found |= first
         if len(missing) == 1:
             self._run(*missing[0])  # without a way through another thread
         else:
@@ -123,6 +126,9 @@ class RemoteFile:
             raise errors[0]
         return found
 
+    def _in_head(self, chunk: int) -> bool:
+        return min((chunk + 1) * CHUNK, self.size) <= len(self._head)
+
     def _run(self, run: range, future: Future[Chunks]) -> None:
         """Fetches consecutive chunks for everybody who waits for them."""
         try:
@@ -135,8 +141,6 @@ class RemoteFile:
     def _fetch(self, start: int, end: int) -> bytes:
         if not self.ranged:
             raise self.rangeless()
-        if start == 0 and end <= len(self._head):
-            return self._head[:end]
         try:
             answer = _http.get(self.name, start, end, most=end - start)
         except _http.Unsatisfiable as e:

@@ -108,7 +108,8 @@ class TiffLayout:
             range(rows[0] // self.block_height, ceil(rows[1] / self.block_height)),
             range(cols[0] // self.block_width, ceil(cols[1] / self.block_width)),
         )
-        offsets, counts = (a.reshape(self.blocks)[picked].ravel().tolist() for a in (self.offsets, self.counts))
+        offsets = self.offsets.reshape(self.blocks)[picked].ravel().tolist()
+        counts = self.counts.reshape(self.blocks)[picked].ravel().tolist()
         # A cloud-optimised file has four bytes before and after each block that are read with it.
         return [(max(0, at - 4), at + n + 4) for at, n in zip(offsets, counts, strict=True) if at and n]
 

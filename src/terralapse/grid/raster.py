@@ -54,7 +54,11 @@ def open_file(
         UnreadableFileError, TruncatedFileError, HostileFileError, FileMissingError: it cannot be read.
     """
     raster = open_raster(source, assume_crs=assume_crs, pixel_grid=pixel_grid)
-    return scene_of(raster, s2_offset=s2_offset)
+    try:
+        return scene_of(raster, s2_offset=s2_offset)
+    except TerralapseError:
+        _gdal.close([raster.handle])  # a block that was looked at may be broken
+        raise
 
 
 def open_raster(
