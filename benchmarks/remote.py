@@ -3,9 +3,10 @@
     python benchmarks/remote.py [--side 2048] [--delays 0 20 50 100] [--repeats 1] [--src FOLDER]
 
 A pair of three-band 8-bit files of 512-pixel blocks is made once. Every run is a process of its own with the
-default model, without pictures; the server is another one, on this machine: it waits so long before each answer,
-and once more for each new connection, and its bandwidth has no limit. The seconds are those of `run.json`, from
-the opening of the files to the last product, without the start of Python. `--src` measures another checkout.
+default model, without pictures; the server is another one, on this machine: it waits so long before each
+answer, and once more for each new connection, and its bandwidth has no limit. The seconds are those of
+`run.json`, from the opening of the files to the last product, without the start of Python. `--src` measures
+another checkout.
 Writes `benchmarks/results/remote.json` and prints the table of `docs/benchmarks.md`.
 """
 

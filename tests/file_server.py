@@ -45,7 +45,7 @@ class FileServer:
         etag: of all files; None for none.
         faults: taken one by one by requests of parts that do not begin at 0: a status (500), `cut` (half of
             the body, then the connection ends), or `ok`.
-        asks: all requests in the order of their answers.
+        asks: all requests in the order in which they came.
         most_open: the largest number of requests that waited for an answer at the same time.
     """
 
@@ -68,15 +68,15 @@ class FileServer:
     def enter(self, ask: Ask) -> int | str:
         """A request came; returns the fault that it gets, or `ok`."""
         with self._lock:
+            self.asks.append(ask)
             self._open += 1
             self.most_open = max(self.most_open, self._open)
             return self.faults.popleft() if ask.start and self.faults else "ok"
 
-    def leave(self, ask: Ask) -> None:
+    def leave(self) -> None:
         """A request was answered."""
         with self._lock:
             self._open -= 1
-            self.asks.append(ask)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -106,7 +106,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the reader hung up, as it may
         finally:
-            self.served.leave(ask)
+            self.served.leave()
 
     def _send(self, ask: Ask, fault: int | str, with_body: bool) -> None:
         path = (self.served.folder / self.path.partition("?")[0].lstrip("/")).resolve()
@@ -134,8 +134,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "cut":
             body = body[: len(body) // 2]
             self.close_connection = True
+        ask.sent = len(body)  # before the reader has it, who may look at once
         self.wfile.write(body)
-        ask.sent = len(body)
 
     def _head(self, ask: Ask, status: int, length: int, more: dict[str, str] | None = None) -> None:
         ask.status = status

@@ -187,7 +187,7 @@ def _tile_memory(device: torch.device) -> int:
 
 
 def reader_count(threads: int, *, remote: bool = False) -> int:
-    """Threads that read: more than four bring nothing from a local disk, and from a server they mostly wait."""
+    """Threads that read: more than four bring nothing from a local disk; for a server they mostly wait."""
     if remote:
         return REMOTE_READERS
     return max(1, min(4, threads, os.cpu_count() or 1))
