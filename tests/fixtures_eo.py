@@ -5,22 +5,20 @@ Each function writes files and returns what a reader must find in them. Nothing 
 
 from __future__ import annotations
 
-import http.server
 import json
-import re
 import struct
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio.transform import Affine, from_origin
+
+from file_server import serve_files
 
 S2_ORIGIN = (600000.0, 5000040.0)
 S2_BANDS_10 = ("B02", "B03", "B04", "B08")
@@ -409,48 +407,8 @@ def raw_tiff(
     return path
 
 
-class _RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files with byte ranges, as object stores do."""
-
-    def send_head(self):
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        path = Path(self.translate_path(self.path))
-        if wanted is None or not path.is_file():
-            return super().send_head()
-        size = path.stat().st_size
-        start, end = int(wanted.group(1)), min(int(wanted.group(2) or size - 1), size - 1)
-        if start >= size:
-            self.send_error(416)
-            return None
-        file = path.open("rb")
-        file.seek(start)
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
-        self.send_header("Content-Length", str(end - start + 1))
-        self.end_headers()
-        self.left = end - start + 1
-        return file
-
-    def copyfile(self, source, outputfile):
-        outputfile.write(source.read(getattr(self, "left", -1)))
-
-    def end_headers(self):
-        self.send_header("ETag", '"fixture"')
-        super().end_headers()
-
-    def log_message(self, format, *args):
-        """Says nothing."""
-
-
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """An http server of a folder on this machine; gives its address."""
-    handler = partial(_RangeHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serve_files(folder) as served:
+        yield served.address

@@ -27,7 +27,7 @@ from terralapse.engine.runner import (
 from terralapse.engine.runtimes import PACKAGES, Engine, choose_engine
 from terralapse.engine.sample import sample_of
 from terralapse.errors import ResumeMismatchError, SettingError
-from terralapse.grid.pair import Pair, PairSample
+from terralapse.grid.pair import REMOTE_READERS, Pair, PairSample
 from terralapse.grid.scene import Window
 from terralapse.tasks.change import ChangeDetector
 
@@ -99,7 +99,7 @@ def prepare(
     """
     started = time.perf_counter()
     seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
-    sample = sample_of(pair, reader_count(threads), report)
+    sample = sample_of(pair, reader_count(threads, remote=pair.remote), report)
     state: dict[str, Any] = {}
     precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
     engine = Engine("torch", "nothing to compute", {})
@@ -186,6 +186,8 @@ def _tile_memory(device: torch.device) -> int:
     return memory.budget(TILE_MEMORY)
 
 
-def reader_count(threads: int) -> int:
-    """Threads that read: more than four bring nothing from a local disk."""
+def reader_count(threads: int, *, remote: bool = False) -> int:
+    """Threads that read: more than four bring nothing from a local disk; for a server they mostly wait."""
+    if remote:
+        return REMOTE_READERS
     return max(1, min(4, threads, os.cpu_count() or 1))

@@ -53,6 +53,7 @@ __all__ = ["SceneResult", "predict_scene", "sample_of"]
 Sink = Callable[[Piece], None]
 
 READ_AHEAD = 2  # tiles read before they are needed
+REMOTE_AHEAD = 4  # the same where reading is mostly waiting
 WRITE_BEHIND = 3  # tiles computed but not yet stored
 
 
@@ -221,7 +222,9 @@ class _Run:
         total = self.plan.height * self.plan.width
         self.report("predict", pixels, total)
         with (
-            ThreadPoolExecutor(reader_count(self.threads), thread_name_prefix="read") as readers,
+            ThreadPoolExecutor(
+                reader_count(self.threads, remote=self.pair.remote), thread_name_prefix="read"
+            ) as readers,
             _Behind(WRITE_BEHIND) as storing,
         ):
             for lane in range(self.plan.lanes):
@@ -298,8 +301,9 @@ class _Run:
         news = _segments(self.plan.tile(row, col) for row in rows for col in cols)
         ahead: deque[Future[tuple[PairBlock, float]]] = deque()
         kept: PairBlock | None = None
+        most = REMOTE_AHEAD if self.pair.remote else READ_AHEAD
         for tile in (self.plan.tile(row, col) for row in rows for col in cols):
-            for new in islice(news, 1 + READ_AHEAD - len(ahead)):
+            for new in islice(news, 1 + most - len(ahead)):
                 ahead.append(readers.submit(self._read, new))
             block, seconds = ahead.popleft().result()
             self.busy["read"] += seconds

@@ -154,7 +154,7 @@ def check_member(path: Path, name: str) -> str:
     if driver == "JP2OpenJPEG":
         _check_jp2(source, walk=False)
     elif driver == "GTiff":
-        read_layouts(source, with_blocks=False)
+        read_layouts(source, most_blocks=0)
     else:
         raise UnreadableFileError(
             source.name, "is not JPEG 2000 or GeoTIFF", "Check where the archive comes from."

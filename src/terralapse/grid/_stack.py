@@ -228,20 +228,20 @@ def read_raw(handle: Handle, indexes: list[int], window: Window, factor: int = 1
 
     Raises:
         TruncatedFileError: a block that cannot be decoded, named.
+        FileMissingError, UnreadableFileError: a server does not give the blocks.
     """
     row, col = window.row // factor, window.col // factor
     end_row, end_col = ceil((window.row + window.height) / factor), ceil((window.col + window.width) / factor)
     rio = RioWindow(col, row, end_col - col, end_row - row)  # pyright: ignore[reportCallIssue]
-    with gdal_env(remote=handle.remote):
-        ds = _gdal.dataset(handle)
-        try:
-            if indexes == [0]:
-                stored = ds.read_masks(window=rio).min(axis=0, keepdims=True)
-            else:
-                stored = ds.read(indexes, window=rio)
-        except _gdal.GDAL_ERRORS as e:
-            where = f"band {indexes[0]}, pixels {col}..{end_col - 1} x {row}..{end_row - 1}"
-            raise _gdal.read_error(handle.path, e, where) from e
+    where = f"band {indexes[0]}, pixels {col}..{end_col - 1} x {row}..{end_row - 1}"
+    with (
+        _gdal.fetched(handle, indexes, [((row, end_row), (col, end_col))]),
+        _gdal.reading(handle, where) as ds,
+    ):
+        if indexes == [0]:
+            stored = ds.read_masks(window=rio).min(axis=0, keepdims=True)
+        else:
+            stored = ds.read(indexes, window=rio)
     if factor > 1:
         stored = np.repeat(np.repeat(stored, factor, axis=1), factor, axis=2)
         r, c = window.row - row * factor, window.col - col * factor

@@ -24,7 +24,16 @@ SPLIT_ROWS = 2000  # GDAL reads a single strip of more rows line by line
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8}
 _INTEGER = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = 256, 257, 258, 259, 277, 278, 284
+_KIND, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    277,
+    278,
+    284,
+)
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = (
     273,
     279,
@@ -52,7 +61,8 @@ class Bytes(Protocol):
 
 @dataclass
 class TiffLayout:
-    """One directory: sizes in pixels; `offsets` and `counts` uint64 [planes * rows * cols] of its blocks."""
+    """One directory: sizes in pixels; `offsets` and `counts` uint64 [planes * rows * cols] of its blocks, or
+    empty where they were not read. `mask` says that it masks another one."""
 
     width: int
     height: int
@@ -65,6 +75,7 @@ class TiffLayout:
     block_height: int
     offsets: np.ndarray
     counts: np.ndarray
+    mask: bool = False
 
     @property
     def blocks(self) -> tuple[int, int, int]:
@@ -81,6 +92,27 @@ class TiffLayout:
         plane, rest = divmod(index, rows * cols)
         return f"band {plane + 1}, block ({rest % cols}, {rest // cols})"
 
+    def ranges(
+        self, planes: list[int], rows: tuple[int, int], cols: tuple[int, int]
+    ) -> list[tuple[int, int]]:
+        """Where the blocks behind a window lie in the file, as (first byte, one past the last).
+
+        Args:
+            planes: numbers of bands from 0; all are in one plane unless the file is `planar`.
+            rows, cols: first pixel and one past the last.
+        """
+        if self.offsets.size == 0:
+            return []
+        picked = np.ix_(
+            planes if self.planar else [0],
+            range(rows[0] // self.block_height, ceil(rows[1] / self.block_height)),
+            range(cols[0] // self.block_width, ceil(cols[1] / self.block_width)),
+        )
+        offsets = self.offsets.reshape(self.blocks)[picked].ravel().tolist()
+        counts = self.counts.reshape(self.blocks)[picked].ravel().tolist()
+        # A cloud-optimised file has four bytes before and after each block that are read with it.
+        return [(max(0, at - 4), at + n + 4) for at, n in zip(offsets, counts, strict=True) if at and n]
+
     def missing(self) -> np.ndarray | None:
         """bool [rows, cols]: blocks that were never written, in any band; None when all were."""
         if self.offsets.size == 0:
@@ -94,19 +126,19 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_layouts(source: Bytes, *, with_blocks: bool = True) -> list[TiffLayout]:
+def read_layouts(source: Bytes, *, most_blocks: int = MAX_BLOCKS) -> list[TiffLayout]:
     """All directories of the main chain, checked against the size of the file.
 
     Args:
         source: the bytes.
-        with_blocks: also read where each block lies and check that it is within the file; not for remote
-            files, whose arrays would have to be fetched.
+        most_blocks: of a directory with so many blocks or fewer it is also read where each lies, and checked
+            that it is within the file; 0 reads sizes only. In remote files the lists must be fetched.
 
     Raises:
         TruncatedFileError: the header, or a block that it lists, lies beyond the end of the file.
         HostileFileError: sizes that no honest file of this length has.
     """
-    return _Parser(source).layouts(with_blocks)
+    return _Parser(source).layouts(most_blocks)
 
 
 class _Parser:
@@ -139,7 +171,7 @@ class _Parser:
             raise self._cut()
         return got
 
-    def layouts(self, with_blocks: bool) -> list[TiffLayout]:
+    def layouts(self, most_blocks: int) -> list[TiffLayout]:
         found: list[TiffLayout] = []
         seen: set[int] = set()
         offset = self.first
@@ -149,7 +181,7 @@ class _Parser:
             seen.add(offset)
             entries, offset = self._directory(offset)
             if _WIDTH in entries and _HEIGHT in entries:
-                found.append(self._layout(entries, with_blocks))
+                found.append(self._layout(entries, most_blocks))
         if not found:
             raise self._hostile("has no image in its header")
         return found
@@ -180,7 +212,7 @@ class _Parser:
         start = struct.unpack(self.order + ("Q" if self.big else "I"), field)[0]
         return np.frombuffer(self._bytes(start, length), dtype).astype(np.uint64)
 
-    def _layout(self, entries: dict[int, tuple[int, int, bytes]], with_blocks: bool) -> TiffLayout:
+    def _layout(self, entries: dict[int, tuple[int, int, bytes]], most_blocks: int) -> TiffLayout:
         def one(tag: int, default: int) -> int:
             if tag not in entries:
                 return default
@@ -210,9 +242,10 @@ class _Parser:
             block_height,
             none,
             none,
+            bool(one(_KIND, 0) & 4),
         )
         self._check_sizes(layout, entries)
-        if with_blocks:
+        if int(np.prod(layout.blocks)) <= most_blocks:
             self._add_blocks(layout, entries)
         return layout
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from terralapse.grid.aoi import Area
 from terralapse.grid.common import GridChoice, choose_grid, ground_size
 from terralapse.grid.coregister import Coregistration, coregister_dates
 from terralapse.grid.match import BandMatch, common_unit, match_bands
-from terralapse.grid.pair import Pair, PairBlock
+from terralapse.grid.pair import REMOTE_READERS, Pair, PairBlock
 from terralapse.grid.radiometry import Radiometry, fit_radiometry
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Window, as_path
 from terralapse.grid.warp import AVERAGE_FROM, layers, warp
@@ -186,10 +187,9 @@ class AlignedPair(Pair):
         share: float = WHOLE,
     ) -> PairBlock:
         """Both dates on pixels that `to_grid` maps to those of the common grid."""
-        dates = [
-            self.read_date(d, to_grid, shape, None if names is None else names[d], share=share)
-            for d in (0, 1)
-        ]
+        dates = self._both(
+            lambda d: self.read_date(d, to_grid, shape, None if names is None else names[d], share=share)
+        )
         if self._radiometry is not None and names is None:
             dates[1].data = self._radiometry.apply(dates[1].data)
         codes = [_REASONS[d][block.mask].astype(np.int16) for d, block in enumerate(dates)]
@@ -200,6 +200,14 @@ class AlignedPair(Pair):
             both[outside] = Reason.OUTSIDE_AOI
         both[both == 255] = Reason.VALID
         return PairBlock(np.stack([dates[0].data, dates[1].data]), both.astype(np.uint8))
+
+    def _both(self, read: Callable[[int], Block]) -> tuple[Block, Block]:
+        """Both dates, at the same time where that saves waiting for a server."""
+        if not self.remote:
+            return read(0), read(1)
+        with ThreadPoolExecutor(1, thread_name_prefix="date") as other:
+            after = other.submit(read, 1)
+            return read(0), after.result()
 
     def read_date(
         self,
@@ -248,10 +256,11 @@ class AlignedPair(Pair):
         speckled = self.before.sensor.sar or self.after.sensor.sar
 
         def read(to_grid: Affine, shape: tuple[int, int], correction: Correction) -> tuple[Block, Block]:
-            one, two = (self.read_date(d, to_grid, shape, names[d], correction) for d in (0, 1))
-            return one, two
+            return self._both(lambda d: self.read_date(d, to_grid, shape, names[d], correction))
 
-        result = coregister_dates(read, self.shape, moved=self._moved, smooth=2.0 if speckled else 1.0)
+        smooth = 2.0 if speckled else 1.0
+        threads = REMOTE_READERS if self.remote else None
+        result = coregister_dates(read, self.shape, moved=self._moved, smooth=smooth, threads=threads)
         self._correction = result.correction
         self.report.coregistration = result
         self.notes += result.notes()

@@ -154,7 +154,11 @@ def _row(block: BlockShift) -> dict[str, Any]:
 
 
 def coregister_dates(
-    read: ReadDates, shape: tuple[int, int], moved: int = 1, smooth: float = 1.0
+    read: ReadDates,
+    shape: tuple[int, int],
+    moved: int = 1,
+    smooth: float = 1.0,
+    threads: int | None = None,
 ) -> Coregistration:
     """Measures the shift between two dates and decides on a correction.
 
@@ -163,10 +167,11 @@ def coregister_dates(
         shape: height and width of the common grid.
         moved: 0 or 1, the date that the correction moves.
         smooth: pixels of smoothing before edges are taken; 2 for speckled images.
+        threads: blocks at once; None for as many as there are processors, at most four.
     """
     if min(shape) < _MIN_SIDE:
         return _unknown([], 0, "the images share too few pixels")
-    sampler = _Sampler(read, shape, moved, smooth)
+    sampler = _Sampler(read, shape, moved, smooth, threads or min(4, cpu_count() or 1))
     best: Coregistration | None = None
     for size in _block_sizes(shape):
         found = _with_blocks(sampler, size)
@@ -305,8 +310,11 @@ def _plus(block: BlockShift, shift: Sequence[float] | np.ndarray) -> BlockShift:
 class _Sampler:
     """Reads blocks of both dates and measures them, several at a time."""
 
-    def __init__(self, read: ReadDates, shape: tuple[int, int], moved: int, smooth: float) -> None:
+    def __init__(
+        self, read: ReadDates, shape: tuple[int, int], moved: int, smooth: float, threads: int
+    ) -> None:
         self.read, self.shape, self.moved, self.smooth = read, shape, moved, smooth
+        self.threads = threads
         self.block = 0
         self.in_common = False  # whether all blocks together showed a shift
 
@@ -322,7 +330,7 @@ class _Sampler:
     def measure(self, windows: Sequence[Window], correction: Correction) -> list[BlockShift]:
         """Each block under a correction, in order."""
 
-        return [block for block, _ in _parallel(lambda w: self._look(w, correction), windows)]
+        return [block for block, _ in _parallel(lambda w: self._look(w, correction), windows, self.threads)]
 
     def _look(self, window: Window, correction: Correction) -> tuple[BlockShift, np.ndarray | None]:
         found = measure(*self._images(window, correction), self.smooth)
@@ -333,7 +341,7 @@ class _Sampler:
     def first_look(self, windows: Sequence[Window]) -> list[BlockShift]:
         """Each block's shift as delivered. Where all blocks together show a shift, they are read again with
         its whole pixels undone, so that both dates of a block show the same ground."""
-        looks = _parallel(lambda w: self._look(w, Correction()), windows)
+        looks = _parallel(lambda w: self._look(w, Correction()), windows, self.threads)
         surfaces = [s for _, s in looks if s is not None]
         common = highest(np.sum(surfaces, axis=0) / len(surfaces) ** 0.5) if surfaces else (0, 0, 0.0, 0.0)
         self.in_common = common[2] >= SIGNIFICANT
@@ -428,6 +436,6 @@ def _around(window: Window, rows: list[int], cols: list[int], shape: tuple[int, 
                 yield moved
 
 
-def _parallel(job: Callable[[Window], Any], windows: Sequence[Window]) -> list[Any]:
-    with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
+def _parallel(job: Callable[[Window], Any], windows: Sequence[Window], threads: int) -> list[Any]:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(job, windows))

@@ -17,6 +17,8 @@ from terralapse.grid.scene import Note, SceneInfo, Window
 from terralapse.labels import Reason, SceneMask, pair_reason
 from terralapse.sensors import UNKNOWN, Band, Sensor, Unit
 
+REMOTE_READERS = 6  # blocks read at once when reading is mostly waiting for a server
+
 
 @dataclass
 class PairBlock:
@@ -58,6 +60,11 @@ class Pair(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run compares: sources, grid, bands, alignment settings."""
         return {}
+
+    @property
+    def remote(self) -> bool:
+        """Whether a date comes over the network; see `SceneInfo.remote`."""
+        return self.before.remote or self.after.remote
 
     @property
     def shape(self) -> tuple[int, int]:

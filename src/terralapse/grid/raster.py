@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -53,7 +54,11 @@ def open_file(
         UnreadableFileError, TruncatedFileError, HostileFileError, FileMissingError: it cannot be read.
     """
     raster = open_raster(source, assume_crs=assume_crs, pixel_grid=pixel_grid)
-    return scene_of(raster, s2_offset=s2_offset)
+    try:
+        return scene_of(raster, s2_offset=s2_offset)
+    except TerralapseError:
+        _gdal.close([raster.handle])  # a block that was looked at may be broken
+        raise
 
 
 def open_raster(
@@ -75,7 +80,7 @@ def open_raster(
         raster = _opened(Path(uri).name, uri, member, [], [], None)
     elif _remote.is_url(uri):
         remote = _remote.check_image(uri)
-        handle = Handle(f"/vsicurl/{uri}", remote.driver)
+        handle = Handle(uri, remote.driver, stamp=remote.stamp)
         raster = _opened(_remote.file_name(uri), uri, handle, remote.layouts, [], remote.size)
     else:
         checked = check_image(Path(source))
@@ -133,21 +138,29 @@ def sample(layers: Sequence[Layer], blocks: int = 3) -> np.ndarray:
     """A few stored values [layers, n] as float64, NaN where nodata: from full-resolution squares of 128
     pixels along the diagonal, so that it costs the same for any size of file."""
     out = []
-    for x in layers:
-        with gdal_env(remote=x.handle.remote):
-            ds = _gdal.dataset(x.handle)
-            side_y, side_x = min(128, ds.height), min(128, ds.width)
+    with ExitStack() as stack:
+        for handle in dict.fromkeys(x.handle for x in layers):
+            with gdal_env(remote=handle.remote):
+                squares = _diagonal(*_gdal.dataset(handle).shape, blocks)
+            bands = [x.index for x in layers if x.handle == handle]
+            spans = [((r, r + h), (c, c + w)) for r, c, h, w in squares]
+            stack.enter_context(_gdal.fetched(handle, bands, spans))
+        for x in layers:
             parts = []
-            for k in range(blocks):
-                row = int((ds.height - side_y) * (k + 0.5) / blocks)
-                col = int((ds.width - side_x) * (k + 0.5) / blocks)
-                try:
-                    stored = ds.read(x.index, window=RioWindow(col, row, side_x, side_y))  # pyright: ignore[reportCallIssue]
-                except _gdal.GDAL_ERRORS as e:
-                    raise _gdal.read_error(x.handle.path, e, f"band {x.index}") from e
-                parts.append(np.where(is_nodata(stored, x.nodata), np.nan, stored.astype(np.float64)).ravel())
+            with _gdal.reading(x.handle, f"band {x.index}") as ds:
+                for row, col, height, width in _diagonal(*ds.shape, blocks):
+                    stored = ds.read(x.index, window=RioWindow(col, row, width, height))  # pyright: ignore[reportCallIssue]
+                    values = stored.astype(np.float64)
+                    parts.append(np.where(is_nodata(stored, x.nodata), np.nan, values).ravel())
             out.append(np.concatenate(parts))
     return np.stack(out)
+
+
+def _diagonal(height: int, width: int, blocks: int) -> list[tuple[int, int, int, int]]:
+    """Squares of 128 pixels (row, column, height, width) along the diagonal of an image."""
+    h, w = min(128, height), min(128, width)
+    places = [(k + 0.5) / blocks for k in range(blocks)]
+    return [(int((height - h) * at), int((width - w) * at), h, w) for at in places]
 
 
 def _opened(
@@ -159,7 +172,9 @@ def _opened(
         try:
             profile = _header(name, ds)
         except _gdal.GDAL_ERRORS as e:
-            raise _gdal.open_error(handle.path, e) from e
+            raise _remote.failure() or _gdal.open_error(handle.path, e) from e
+        if handle.remote and (error := _remote.failure()) is not None:
+            raise error
     placeholder = geobox_of(profile["width"], profile["height"], Affine.identity(), LOCAL_GRID)
     return Raster(name, uri, handle, profile, layouts, placeholder, list(notes), size)
 
@@ -268,7 +283,9 @@ def _has_collar(raster: Raster, layers: Sequence[Layer], alpha: int | None) -> b
     side = min(16, height, width)
     indexes = [x.index for x in layers]
     corners = [Window(r, c, side, side) for r in (0, height - side) for c in (0, width - side)]
-    return any(not read_raw(raster.handle, indexes, w).any() for w in corners)
+    spans = [((w.row, w.row + side), (w.col, w.col + side)) for w in corners]
+    with _gdal.fetched(raster.handle, indexes, spans):
+        return any(not read_raw(raster.handle, indexes, w).any() for w in corners)
 
 
 def _hints(raster: Raster, data: Sequence[int], stored: Sequence[Layer]) -> Hints:

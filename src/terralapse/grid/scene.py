@@ -131,6 +131,11 @@ class SceneInfo:
     notes: list[Note] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
 
+    @property
+    def remote(self) -> bool:
+        """Whether pixels come over the network, so that reading is waiting and several reads at once pay."""
+        return any(s.path.startswith(("http://", "https://")) for s in self.sources)
+
 
 class Scene(ABC):
     """An image of a place at one time. `info` says what it is; `read` gives pixels of its native grid."""
