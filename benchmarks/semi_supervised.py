@@ -178,12 +178,12 @@ def verdict(table: dict[str, Any]) -> str:
     )
     if best != "semicd-vl":
         text += (
-            " **SemiCD-VL does not help here**: the network's own answers to the unlabelled tiles, and the labels "
-            "that lead it, hold it back from what it learns of the labelled tiles with a Dice loss. On single "
-            "seeds, unlabelled tiles that weigh nothing at first, a Dice loss on their labels, running "
-            "statistics without strong views and less guidance brought val F1 nearer to `supervised`, never "
-            "beyond it. What helps is the detector that gives the labels: made pairs of other places, then "
-            "the same 23 tiles (the last two columns below)."
+            " **SemiCD-VL does not help here**: the network's own answers to the unlabelled tiles, and "
+            "the labels that lead it, hold it back from what it learns of the labelled tiles with a Dice "
+            "loss. On single seeds, unlabelled tiles that weigh nothing at first, a Dice loss on their "
+            "labels, running statistics without strong views and less guidance brought val F1 nearer to "
+            "`supervised`, never beyond it. What helps is the detector that gives the labels: made pairs "
+            "of other places, then the same 23 tiles (the last two columns below)."
         )
     return text
 
