@@ -32,6 +32,7 @@ _FILES = {
     "change.tif": ("Change", _COG, ["data"]),
     "prob.tif": ("Probability of change", _COG, ["data"]),
     "valid.tif": ("Why a pixel is masked", _COG, ["data-mask"]),
+    "looks.tif": ("Clear looks behind each pixel, of both dates", _COG, ["data-mask"]),
     "change.gpkg": ("Change polygons", "application/geopackage+sqlite3", ["data"]),
     "stats.csv": ("Areas by zone", "text/csv", ["data"]),
     "facts.json": ("Facts with their evidence", "application/json", ["metadata"]),
