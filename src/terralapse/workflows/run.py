@@ -19,7 +19,6 @@ from terralapse.engine.jobs.units import Unit
 from terralapse.engine.output import OutputFolder
 from terralapse.engine.parts import LAYERS, write_whole
 from terralapse.errors import (
-    MissingExtraError,
     NoOverlapError,
     NoValidDataError,
     ResumeMismatchError,
@@ -175,14 +174,9 @@ def check_products(plan: JobPlan) -> None:
         SettingError: this GDAL writes no PMTiles.
     """
     if "geoparquet" in plan.products:
-        try:
-            import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise MissingExtraError(
-                "products: geoparquet",
-                "needs pyarrow, which is not installed",
-                "Install it with pip install 'terralapse[scale]', or ask for geopackage.",
-            ) from error
+        from terralapse.products.polygons import check_geoparquet
+
+        check_geoparquet("products: geoparquet")
     if "pmtiles" in plan.products:
         import pyogrio
 
