@@ -36,7 +36,8 @@ _GAP = 0.42  # beside or above another map, for the degrees at its side
 _LEAST_REACH = 4.2  # of the scale bar and the arrow beside it
 _MOST_PIXELS = 1500
 _TOP = 7.0
-_BARE = "#f2f0eb"  # looked at, and no break found
+_BARE = "#f2f0eb"  # no break found, and none of the last dates shows the ground
+_GREY = "#dddddd"  # the middle of the greys of the ground
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def write_series_map(view: SeriesView, facts: Facts, geobox: Any, started: datet
         dates = [f"{_day(d):%Y}" for d in (view.first, view.last)]
         where = f"Around {facts['grid.corners'].display}  ·  " if "grid.corners" in facts else ""
         title = f"{clip(view.name, 40)}: when {view.index} broke, {dates[0]} to {dates[1]}"
-        said = f"{where}Coloured where the series left its season and trend, over the {view.index} of last"
+        said = f"{where}Coloured where the series left season and trend, over the latest {view.index} in grey"
         draw_header(sheet, title, said)
         for place, picture, legend in (
             (first, when_layer(view), _date_legend),
@@ -198,7 +199,7 @@ def _ticks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
     for at, text in marks:
         axes.plot([at, at], [-0.35, 0], color=INK, linewidth=0.6, clip_on=False)
         side = "left" if at < 0.02 else "right" if at > 0.98 else "center"
-        axes.text(at, -0.6, text, fontsize=6.5, ha=side, va="top", color=QUIET, parse_math=False)
+        axes.text(at, -0.9, text, fontsize=6.5, ha=side, va="top", color=QUIET, parse_math=False)
 
 
 def _date_legend(sheet: Sheet, place: tuple[float, ...], view: SeriesView) -> None:
@@ -228,7 +229,7 @@ def _size_legend(sheet: Sheet, place: tuple[float, ...], view: SeriesView) -> No
 
 
 def _panel(sheet: Sheet, view: SeriesView) -> None:
-    legend = [(_BARE, "No break found", "")]
+    legend = [(_GREY, f"No break found ({view.index} of the last dates in grey)", "")]
     for c in SERIES_QUALITY.classes:
         share = view.shares.get(c.value, 0.0)
         if c.value >= SERIES_UNUSABLE and share > 0:
@@ -237,7 +238,7 @@ def _panel(sheet: Sheet, view: SeriesView) -> None:
     sheet.write(sheet.x, y - 0.04, view.headline[0], fontsize=18, fontweight="bold", color=FALL)
     for i, line in enumerate(view.headline[1:]):
         sheet.write(sheet.x, y - 0.27 - 0.17 * i, line, fontsize=8.5)
-    y = draw_legend(sheet, y - 0.5 - 0.17 * len(view.headline), legend)
+    y = draw_legend(sheet, y - 0.32 - 0.17 * (len(view.headline) - 1), legend)
     if sheet.unit != "px" and y > GLOBE + 1.2 + LINE * len(view.sources):
         y = draw_locator(sheet, y)
     draw_sources(sheet, y, view.sources)

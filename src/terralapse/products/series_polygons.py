@@ -146,29 +146,35 @@ def _described(
 ) -> gpd.GeoDataFrame:
     """The columns of `break_polygons`."""
     own = own.sort_values(["number", "day"])
-    by = own.groupby("number")
-    total = by["pixels"].sum()
-    reached = by["pixels"].cumsum() * 2 >= own["number"].map(total)
-    day = {
-        "date": own[reached].groupby("number")["day"].first(),
-        "date_first": by["day"].min(),
-        "date_last": by["day"].max(),
-    }
-    means = {n: by[c].sum() / total for n, c in (("magnitude", "size"), ("mean_prob", "chance"))}
-    n, number, unit = len(frame), frame["number"], area_unit(geobox)
+    number, wanted = own["number"].to_numpy(np.int64), frame["number"].to_numpy(np.int64)
+    pixels, day = own["pixels"].to_numpy(np.float64), own["day"].to_numpy("datetime64[D]")
+    # The rows of each polygon follow each other, its days in order.
+    first, last = np.searchsorted(number, wanted), np.searchsorted(number, wanted, side="right") - 1
+    so_far = np.cumsum(pixels)
+    before = so_far[first] - pixels[first]
+    count = so_far[last] - before
+    middle = np.searchsorted(so_far, before + count / 2)
+
+    def mean(column: str) -> np.ndarray:
+        total = np.bincount(number, own[column].to_numpy(np.float64), minlength=len(frame) + 1)
+        return (total[wanted] / count).round(4)
+
+    top = np.zeros(len(frame) + 1)
+    np.maximum.at(top, number, own["top"].to_numpy(np.float64))
+    n, unit, years = len(frame), area_unit(geobox), frame["class_value"].to_numpy(np.int32)
+    days = {"date": middle, "date_first": first, "date_last": last}
     table = pd.DataFrame(
         {
             "id": np.arange(1, n + 1, dtype=np.int64),
-            **{k: number.map(v).dt.strftime("%Y-%m-%d").astype("str") for k, v in day.items()},
-            "year": frame["class_value"].abs().astype(np.int32),
-            "direction": pd.Series(
-                np.where(frame["class_value"] < 0, "falling", "rising"), dtype="str", index=frame.index
-            ),
+            **{k: pd.Series(np.datetime_as_string(day[at]), dtype="str") for k, at in days.items()},
+            "year": np.abs(years),
+            "direction": pd.Series(np.where(years < 0, "falling", "rising"), dtype="str"),
             f"area_{unit}": frame["area_m2"].round(2),
             f"perimeter_{'px' if unit == 'px' else 'm'}": frame["perimeter_m"].round(2),
-            **{k: number.map(v).astype(np.float64).round(4) for k, v in means.items()},
-            "max_prob": number.map(by["top"].max()).astype(np.float64).round(4),
-            "pixels": number.map(total).astype(np.int64),
+            "magnitude": mean("size"),
+            "mean_prob": mean("chance"),
+            "max_prob": top[wanted].round(4),
+            "pixels": count.astype(np.int64),
             **whereabouts(frame, geobox),
             "index": constant(index, n),
             "run_id": constant(run_id, n),
