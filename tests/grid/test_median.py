@@ -272,6 +272,7 @@ def test_looks_follow_the_date_that_is_moved(tmp_path: Path) -> None:
         pair = align(before, after, grid=cell_text(GRID, CRS), coregister=False)
         assert pair.has_looks
         found = pair.looks(Window(0, 0, *pair.shape))
+        assert pair.fingerprint()["medians"] == [1, 1]  # a run that is resumed has the same rule
     assert pair.shape == (SIDE, SIDE)
     assert (found[0, :, 40:] == 2).all()
     assert (found[0, :, :16] == 0).all()

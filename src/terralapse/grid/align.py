@@ -289,7 +289,9 @@ class AlignedPair(Pair):
 
     # --- the record --------------------------------------------------------------------------------
     def fingerprint(self) -> dict[str, Any]:
+        medians = [s.least if isinstance(s, MedianScene) else None for s in self._scenes]
         return {
+            **({"medians": medians} if self.has_looks else {}),
             "sources": [
                 [{"path": s.path, "bytes": s.bytes, "sha256": s.sha256} for s in scene.info.sources]
                 or [{"path": scene.info.uri}]

@@ -58,15 +58,25 @@ def side_of(looks: int, bands: int) -> int:
     return fitting[0] if fitting else SIDES[-1]
 
 
-def in_threads(work: Callable[[_In], _Out], things: Sequence[_In], threads: int = READERS) -> list[_Out]:
-    """`work` of each thing, in their order whatever finishes first; of several faults the first is raised."""
+def in_threads(
+    work: Callable[[_In], _Out], things: Sequence[_In], pool: ThreadPoolExecutor | None = None
+) -> list[_Out]:
+    """`work` of each thing, in their order whatever finishes first; of several faults the first is raised.
+
+    Args:
+        work: reads files.
+        things: what it is called with.
+        pool: to do it in; None for one that ends with the call.
+    """
 
     def one(thing: _In) -> _Out:
         with gdal_env():
             return work(thing)
 
-    with ThreadPoolExecutor(min(threads, len(things)) or 1, thread_name_prefix="items") as pool:
+    if pool is not None:
         return list(pool.map(one, things))
+    with ThreadPoolExecutor(min(READERS, len(things)) or 1, thread_name_prefix="items") as own:
+        return list(own.map(one, things))
 
 
 def open_all(sources: Sequence[str], opening: Callable[[str], Scene]) -> list[Scene]:
@@ -117,6 +127,8 @@ class MedianScene(Scene):
         self._looks = _looks(scenes)
         self._scratch = tempfile.TemporaryDirectory(prefix="terralapse-median-")
         self._computing = threading.Lock()
+        # Each thread keeps its files open, so that the same threads read all blocks.
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="looks")
         days = sorted(s.info.time for s in scenes if s.info.time is not None)
         span = f", {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}" if days else ""
         text = (
@@ -136,6 +148,7 @@ class MedianScene(Scene):
         return _Counts(self, tuple(bands))
 
     def close(self) -> None:
+        self._pool.shutdown()
         for scene in self._scenes:
             scene.close()
         self._scratch.cleanup()
@@ -195,7 +208,7 @@ class MedianScene(Scene):
             found = warp(self._looks[number], target, names)
             stack[number], codes[number] = found.data, found.mask
 
-        in_threads(one, range(len(self._looks)))
+        in_threads(one, range(len(self._looks)), self._pool)
         clear = (codes == SceneMask.VALID).sum(axis=0).astype(np.uint8)
         stack[np.broadcast_to((codes != SceneMask.VALID)[:, None], stack.shape)] = np.nan
         values = median(stack)
