@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from odc.geo.geobox import GeoBox
+from pyproj import CRS
 
 from terralapse.engine.series import RASTERS
 from terralapse.grid.areas import crs_of, on_ground
@@ -51,6 +52,9 @@ def item(
         times: of the dates, in order.
         run_id, name, index, lineage, started: of the run; `name` is that of the area.
     """
+    crs = crs_of(geobox)
+    if crs is None:
+        return None
     known: dict[str, tuple[str, str, list[str]]] = {}
     rasters: dict[str, ClassScheme | None] = {}
     for raster, about in RASTERS.items():
@@ -79,7 +83,7 @@ def item(
         started=started,
         span=(times[0], times[-1]),
         properties={
-            "cube:dimensions": _dimensions(geobox, times),
+            "cube:dimensions": _dimensions(geobox, crs, times),
             "cube:variables": _variables([f.removesuffix(".tif") for f in rasters], index),
         },
         extensions=[_DATACUBE],
@@ -87,10 +91,8 @@ def item(
     )
 
 
-def _dimensions(geobox: GeoBox, times: Sequence[datetime]) -> dict[str, Any]:
+def _dimensions(geobox: GeoBox, crs: CRS, times: Sequence[datetime]) -> dict[str, Any]:
     """`x`, `y` (centres of pixels, in the CRS) and `time`; a turned grid has no steps along its axes."""
-    crs = crs_of(geobox)
-    assert crs is not None
     rows, cols = geobox.shape.y, geobox.shape.x
     edge = np.array([0.5, cols - 0.5]), np.array([0.5, rows - 0.5])
     corners = on_ground(geobox.affine, *(a.ravel() for a in np.meshgrid(*edge)))
