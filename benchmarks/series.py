@@ -4,6 +4,7 @@
     python benchmarks/series.py memory [side ...]
     python benchmarks/series.py accuracy
     python benchmarks/series.py steps CUBE.nc
+    python benchmarks/series.py short
 
 `fit`: the monitor on series of five years with a gap in five and a step in half of the pixels. The numpy loop
 does less: it takes each pixel's observations and makes one least-squares fit of the full model
@@ -15,6 +16,8 @@ own; peak resident memory and seconds by stage, from run.json.
 `accuracy`: steps of known size and date in 2,000 series of season, trend, normal noise of 0.03 and gaps.
 
 `steps`: steps put into a real cube of NDVI at 1 January 2017, in which nothing else is known to break.
+
+`short`: `fit` and `accuracy` on so few pixels that a minute is enough: to see that they run, not for figures.
 """
 
 from __future__ import annotations
@@ -95,10 +98,10 @@ def memory(sides: list[int]) -> None:
             print(f"{side:>6} px  {run['peak_memory_bytes'] / 2**20:>7,.0f} MiB  {run['seconds']}")
 
 
-def accuracy() -> None:
+def accuracy(pixels: int = 2000) -> None:
     rng = np.random.default_rng(0)
     days = np.sort(rng.uniform(START, START + 5 * 365.25, 120))
-    phase = rng.uniform(0, 2 * np.pi, 2000)
+    phase = rng.uniform(0, 2 * np.pi, pixels)
     y = 0.5 + 0.2 * np.cos(2 * np.pi * days[:, None] / 365.25 + phase)
     y += 0.01 * (days[:, None] - START) / 365.25 + rng.normal(0, 0.03, y.shape)
     y[rng.random(y.shape) < 0.2] = np.nan
@@ -138,6 +141,9 @@ def main() -> None:
     mode = (sys.argv[1:2] or ["fit"])[0]
     if mode == "accuracy":
         return accuracy()
+    if mode == "short":
+        fit(200, 60)
+        return accuracy(50)
     if mode == "steps":
         return steps(sys.argv[2])
     numbers = [int(a) for a in sys.argv[2:]]

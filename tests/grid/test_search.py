@@ -91,7 +91,7 @@ def picked(among: list[FoundItem], **rules: Any) -> list[str]:
     return [i.id for i in choose(among, box(10.0, 46.0, 10.1, 46.1), SUMMER, source)]
 
 
-def test_the_best_item_covers_the_cell_and_is_clear_and_near_the_middle() -> None:
+def test_candidates_for_the_best_cover_the_cell_and_come_in_order() -> None:
     half = (10.0, 46.0, 10.05, 46.1)
     items = [
         found("clear-but-half", "2021-07-16", 0, half),
@@ -100,10 +100,12 @@ def test_the_best_item_covers_the_cell_and_is_clear_and_near_the_middle() -> Non
         found("middle", "2021-07-15", 5),
         found("silent", "2021-07-16", None),
     ]
-    assert picked(items) == ["middle"]
+    assert picked(items) == ["middle", "early", "cloudy", "silent"]
     assert picked(items[:1]) == ["clear-but-half"]
     assert picked([found("away", "2021-07-16", 0, (12, 46, 13, 47))]) == []
-    assert picked(items, cover=0.4) == ["clear-but-half"]
+    assert picked(items, cover=0.4)[0] == "clear-but-half"
+    many = [found(f"i{n:03d}", "2021-07-16", 5) for n in range(60)]
+    assert picked(many[::-1]) == [i.id for i in many[:50]]
 
 
 def test_a_composite_takes_the_clearest_first() -> None:

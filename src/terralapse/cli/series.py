@@ -61,6 +61,12 @@ def series(
         float | None,
         typer.Option(help="Offset of Sentinel-2 in reflectance (0 or -0.1), over what its metadata say."),
     ] = None,
+    min_area: Annotated[
+        float | None, typer.Option(help="Smallest polygon in m2; by default about four pixels.")
+    ] = None,
+    geoparquet: Annotated[
+        bool, typer.Option("--geoparquet", help="Write the polygons as GeoParquet too.")
+    ] = False,
     block: Annotated[int | None, typer.Option(help="Side of a block in pixels: 32 to 512.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the fit.")] = None,
     resume: Annotated[
@@ -99,6 +105,8 @@ def series(
             aoi=aoi,
             assume_crs=assume_crs,
             s2_offset=s2_offset,
+            min_area=min_area,
+            geoparquet=geoparquet,
             block=block,
             threads=threads,
         )
@@ -120,3 +128,5 @@ def _print(result: Any) -> None:
     for warning in result.warnings:
         typer.echo(f"! {warning}")
     typer.echo(f"\nReport  {result.folder / 'report.html'}")
+    if (result.folder / "map.png").is_file():
+        typer.echo(f"Map     {result.folder / 'map.png'}")

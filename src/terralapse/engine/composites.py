@@ -14,6 +14,7 @@ from terralapse.engine.plan import BLOCK
 from terralapse.errors import BandError, SettingError
 from terralapse.grid.cog import write_cog
 from terralapse.grid.indices import Index, bands_for, parse_index
+from terralapse.grid.median import median
 from terralapse.grid.scene import Window
 from terralapse.grid.series import Series, require_bands
 
@@ -65,7 +66,7 @@ class Compositor:
         usable = np.asarray(np.isfinite(data).all(axis=1))
         count = usable.sum(axis=0)
         if self.rule == "median":
-            out = _median(data, usable)
+            out = median(np.where(usable[:, None], data, np.float32(np.nan)))
         else:
             out = np.take_along_axis(data, self._pick(data, usable, dates)[None, None], axis=0)[0]
             out = np.where(count > 0, out, np.nan)
@@ -82,15 +83,6 @@ class Compositor:
                 worth = np.nan_to_num(self.ndvi.compute(data[:, at]), nan=-1e30)
             worth = np.where(usable, worth, -np.inf)
         return worth.argmax(axis=0)
-
-
-def _median(data: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Medians over the usable dates, NaN where there is none; NaN sorts last."""
-    ordered = np.sort(np.where(usable[:, None], data, np.nan), axis=0)
-    count = usable.sum(axis=0)[None, None]
-    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=0)[0]
-    high = np.take_along_axis(ordered, np.minimum(count // 2, len(data) - 1), axis=0)[0]
-    return (low + high) / 2
 
 
 def compositor(series: Series, rule: str) -> Compositor:

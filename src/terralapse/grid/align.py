@@ -14,12 +14,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from terralapse.grid._positions import Target, compose
-from terralapse.grid._resample import WHOLE
+from terralapse.grid._resample import WHOLE, Kernel
 from terralapse.grid._shiftmodel import Correction
 from terralapse.grid.aoi import Area
 from terralapse.grid.common import GridChoice, choose_grid, ground_size
 from terralapse.grid.coregister import Coregistration, coregister_dates
 from terralapse.grid.match import BandMatch, common_unit, match_bands
+from terralapse.grid.median import MedianScene
 from terralapse.grid.pair import REMOTE_READERS, Pair, PairBlock
 from terralapse.grid.radiometry import Radiometry, fit_radiometry
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Window, as_path
@@ -221,11 +222,8 @@ class AlignedPair(Pair):
         """One date (0 or 1) on pixels that `to_grid` maps to those of the common grid, in the pair's unit."""
         scene = self._scenes[date]
         names = (self._match.before, self._match.after)[date] if names is None else names
-        move = correction or self._correction
-        affine, shifted = compose(self.geobox.affine, to_grid), None
-        if date == self._moved:
-            affine, shifted = compose(self.geobox.affine, compose(move.affine, to_grid)), move.field
-        block = warp(scene, Target(affine, self.geobox.crs, shape, shifted, to_grid), names, share=share)
+        target = self._target_of(date, to_grid, shape, correction or self._correction)
+        block = warp(scene, target, names, share=share)
         if self.unit is Unit.DB and scene.info.unit is Unit.POWER:
             with np.errstate(invalid="ignore", divide="ignore"):
                 block.data = 10 * np.log10(block.data)
@@ -233,6 +231,31 @@ class AlignedPair(Pair):
             block.mask[empty] = SceneMask.NODATA
             block.data[:, block.mask != SceneMask.VALID] = np.nan
         return block
+
+    def _target_of(self, date: int, to_grid: Affine, shape: tuple[int, int], move: Correction) -> Target:
+        affine, shifted = compose(self.geobox.affine, to_grid), None
+        if date == self._moved:
+            affine, shifted = compose(self.geobox.affine, compose(move.affine, to_grid)), move.field
+        return Target(affine, self.geobox.crs, shape, shifted, to_grid)
+
+    @property
+    def has_looks(self) -> bool:
+        """Whether a date is a median, so that the number of clear looks behind a pixel says something."""
+        return any(isinstance(scene, MedianScene) for scene in self._scenes)
+
+    def looks(self, window: Window) -> np.ndarray:
+        """uint8 [2, h, w]: the clear looks behind each pixel of a window inside the grid, for both dates. A
+        date that is one image has one where it can be used."""
+        found, shape = [], (window.height, window.width)
+        for date, scene in enumerate(self._scenes):
+            to_grid = self._window_affine(window)
+            if isinstance(scene, MedianScene):
+                counts = scene.counts((self._match.before, self._match.after)[date])
+                target = self._target_of(date, to_grid, shape, self._correction)
+                found.append(np.nan_to_num(warp(counts, target, kernel=Kernel.NEAREST).data[0]))
+            else:
+                found.append(self.read_date(date, to_grid, shape).mask == SceneMask.VALID)
+        return np.stack(found).astype(np.uint8)
 
     def _window_affine(self, window: Window) -> Affine:
         return Affine.translation(window.col, window.row)
@@ -275,7 +298,9 @@ class AlignedPair(Pair):
 
     # --- the record --------------------------------------------------------------------------------
     def fingerprint(self) -> dict[str, Any]:
+        medians = [s.least if isinstance(s, MedianScene) else None for s in self._scenes]
         return {
+            **({"medians": medians} if self.has_looks else {}),
             "sources": [
                 [{"path": s.path, "bytes": s.bytes, "sha256": s.sha256} for s in scene.info.sources]
                 or [{"path": scene.info.uri}]

@@ -178,7 +178,7 @@ def _lattice(before: Scene, after: Scene, rule: str | float) -> tuple[GeoBox, st
     if rule == "coarser":
         return _coarser(grids)
     if str(rule).startswith(_CELL):
-        return _grid_of_cell(str(rule)), "the window of the grid that was asked for"
+        return grid_of_cell(str(rule)), "the window of the grid that was asked for"
     return _grid_of_file(Path(str(rule)))
 
 
@@ -249,7 +249,12 @@ def cell_text(grid: GeoBox, crs: str) -> str:
     return f"{_CELL}{crs}:{a.c!r}:{a.f!r}:{a.a!r}:{grid.shape.y}x{grid.shape.x}"
 
 
-def _grid_of_cell(text: str) -> GeoBox:
+def grid_of_cell(text: str) -> GeoBox:
+    """The window that `cell_text` wrote.
+
+    Raises:
+        SettingError: it is none.
+    """
     try:
         code, left, top, size, shape = text.removeprefix(_CELL).rsplit(":", 4)
         height, width = (int(n) for n in shape.split("x"))

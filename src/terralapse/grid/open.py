@@ -10,7 +10,7 @@ from terralapse.errors import BandError, FileMissingError, SettingError, Unreada
 from terralapse.grid import _remote, cube, landsat, sentinel2, stac
 from terralapse.grid._guess import band_of_name, parse_time
 from terralapse.grid._safety import SUPPORTED, check_zip, format_of, read_text
-from terralapse.grid.composite import composite, is_composite, sources_of_composite
+from terralapse.grid.composite import CompositeList, is_composite
 from terralapse.grid.mosaic import MosaicScene
 from terralapse.grid.raster import open_file
 from terralapse.grid.scene import Note, Scene
@@ -111,8 +111,8 @@ def _open_path(
         if stac.is_item(text):
             return stac.open_item(path, s2_offset=s2_offset)
         if is_composite(text):
-            sources = sources_of_composite(path, text)
-            return composite([_open(s, assume_crs, None, False, s2_offset) for s in sources], path)
+            several = CompositeList.read(path, text)
+            return several.open(path, lambda s: _open(s, assume_crs, None, False, s2_offset))
     kind = format_of(path)
     if kind in ("HDF5", "NETCDF3"):
         return cube.open_cube(path, time=time, assume_crs=assume_crs)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -168,7 +169,7 @@ class Scene(ABC):
     def close(self) -> None:  # noqa: B027 - most scenes have nothing to let go of
         """Lets go of file handles."""
 
-    def __enter__(self) -> Scene:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,6 +29,7 @@ from terralapse.grid.align import describe_grid
 from terralapse.grid.aoi import Area
 from terralapse.grid.common import GridChoice, choose_series_grid
 from terralapse.grid.indices import Index, bands_for, resolve, unit_notes
+from terralapse.grid.median import median
 from terralapse.grid.open import natural_order, open_scene
 from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Window
 from terralapse.grid.warp import warp
@@ -145,6 +146,14 @@ class Series:
             for date in range(len(self))
         ]
         return np.array(shares, np.float64)
+
+    def latest(self, shape: tuple[int, int], dates: int = 5) -> np.ndarray:
+        """float32 [h, w]: the whole grid in so many pixels, with the median of the index over the last dates;
+        NaN where none of them can be used."""
+        scale = Affine.scale(self.shape[1] / shape[1], self.shape[0] / shape[0])
+        last = range(max(0, len(self) - dates), len(self))
+        data = np.stack([self._date(d, scale, Window(0, 0, *shape), None).data for d in last])
+        return median(self.index.compute(data))
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run compares: sources, dates, grid, index, area."""

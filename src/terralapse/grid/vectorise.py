@@ -67,6 +67,7 @@ def vectorise(
     geobox: GeoBox,
     settings: VectoriseSettings,
     progress: Callable[[float], None] | None = None,
+    seen: Callable[[int, np.ndarray], None] | None = None,
 ) -> gpd.GeoDataFrame:
     """Polygons of the classes of a raster, largest first.
 
@@ -76,12 +77,15 @@ def vectorise(
         geobox: the grid of both.
         settings: what is kept and how it is drawn.
         progress: called with the share done, 0..1.
+        seen: called with the first row of each strip and int32 [rows, width]: the number of the polygon that
+            each pixel belongs to, 0 for none. For statistics of other rasters.
 
     Returns:
-        a GeoDataFrame in the CRS of the grid: `class_value`, `pixels` (raster pixels inside, filled holes
-        included), `mean_prob`, `max_prob` (NaN without a probability raster), `row`, `col`, `height`,
-        `width` (pixel window), `shape` (`outline` or `rectangle`), `area_m2`, `perimeter_m` (on the
-        ellipsoid, of the geometry as returned; planar without a CRS). Empty, with the same columns, when
+        a GeoDataFrame in the CRS of the grid: `number` (that `seen` was told), `class_value`, `pixels`
+        (raster pixels inside, filled holes included), `mean_prob`, `max_prob` (NaN without a probability
+        raster), `row`, `col`, `height`, `width` (pixel window), `shape` (`outline` or `rectangle`),
+        `area_m2`, `perimeter_m` (on the ellipsoid, of the geometry as returned; planar without a CRS). Empty,
+        with the same columns, when
         nothing is found.
     """
     tell = progress or (lambda _share: None)
@@ -93,7 +97,7 @@ def vectorise(
         if keep.count == 0:
             tell(1.0)
             return _frame(_Traced.empty(), geobox, crs, settings)
-        traced = _trace(source, probability, survey, keep, settings, lambda s: tell(0.35 + 0.4 * s))
+        traced = _trace(source, probability, survey, keep, settings, lambda s: tell(0.35 + 0.4 * s), seen)
     frame = _frame(traced, geobox, crs, settings)
     tell(1.0)
     return frame
@@ -291,6 +295,7 @@ def _trace(
     keep: _Keep,
     settings: VectoriseSettings,
     tell: Callable[[float], None],
+    seen: Callable[[int, np.ndarray], None] | None,
 ) -> _Traced:
     n = keep.count + 1
     pixels, known = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -305,6 +310,8 @@ def _trace(
             )
             number = keep.final[labels].astype(np.int32)
             pixels += np.bincount(number.ravel(), minlength=n)
+            if seen is not None:
+                seen(start, number)
             if prob is not None:
                 _add_probability(prob, start, number, known, total, top)
             shapes = features.shapes(number, mask=number > 0, connectivity=settings.connectivity)
@@ -365,6 +372,7 @@ def _frame(traced: _Traced, geobox: GeoBox, crs: CRS | None, settings: Vectorise
     values = np.array(settings.classes)[traced.kind.astype(int) - 1] if len(raw) else np.empty(0, int)
     table = pd.DataFrame(
         {
+            "number": np.arange(1, len(raw) + 1, dtype=np.int64),
             "class_value": values.astype(np.int32),
             "pixels": traced.pixels.astype(np.int64),
             "mean_prob": traced.mean.astype(np.float64),

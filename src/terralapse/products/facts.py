@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from odc.geo.geobox import GeoBox
 from scipy.spatial import KDTree
 
-from terralapse.grid.areas import Compass, on_ground
+from terralapse.grid.areas import Compass, PixelArea, on_ground
 from terralapse.labels import VALIDITY, Reason
 from terralapse.products import units
 from terralapse.products.findings import Findings
@@ -189,14 +190,22 @@ def _dates(f: Findings, make: _Make) -> Iterator[Fact]:
 
 
 def _place(f: Findings, make: _Make) -> Iterator[Fact]:
-    box = f.run.pair.geobox
-    grid = make.raster("change.tif")
+    return place_facts(f.run.pair.geobox, make.raster("change.tif"))
+
+
+def place_facts(box: GeoBox, grid: dict[str, Any]) -> Iterator[Fact]:
+    """Where a grid lies: `grid.crs`, `grid.resolution`, and with a CRS `grid.corners`.
+
+    `grid` is their evidence.
+    """
     crs = "none (pixels)" if box.crs is None else str(box.crs)
-    yield make.text("grid.crs", crs, crs, grid, "The CRS of the common grid is {grid.crs}.")
-    yield make.length("grid.resolution", f.pixel_m, grid, "A pixel is {grid.resolution} wide.")
+    yield _Make.text("grid.crs", crs, crs, grid, "The CRS of the common grid is {grid.crs}.")
+    unit, side = ("px", 1.0) if box.crs is None else ("m", float(np.sqrt(PixelArea(box).mean)))
+    said = "A pixel is {grid.resolution} wide."
+    yield Fact("grid.resolution", "length", side, unit, units.length(side, unit), grid, said)
     if box.crs is None:
         return
-    height, width = f.run.pair.shape
+    height, width = box.shape.y, box.shape.x
     points = np.array([(0, 0), (width, 0), (width, height), (0, height), (width / 2, height / 2)])
     lon, lat = Compass(box).lonlat(*on_ground(box.affine, points[:, 0], points[:, 1]))
     corners = [[round(float(x), 7), round(float(y), 7)] for x, y in zip(lon[:4], lat[:4], strict=True)]

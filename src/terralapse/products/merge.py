@@ -35,7 +35,7 @@ from terralapse.grid.scene import Window
 from terralapse.grid.vectorise import VectoriseSettings, vectorise
 from terralapse.labels import BINARY_CHANGE, VALIDITY, Reason
 from terralapse.products.collection import write_collection
-from terralapse.products.polygons import LAYER, write_geopackage
+from terralapse.products.polygons import LAYER, write_geopackage, write_geoparquet
 
 FILE = "merged.json"
 NOT_COMPUTED = 255  # in the merged valid.tif: no unit has anything to say here
@@ -273,7 +273,7 @@ def _vectors(folder: Path, frame: gpd.GeoDataFrame, products: Sequence[str]) -> 
         write_geopackage(frame, folder / "change.gpkg", _STAMP)
         made.append("change.gpkg")
     if "geoparquet" in products:
-        frame.to_parquet(folder / "change.parquet", index=False, write_covering_bbox=True)
+        write_geoparquet(frame, folder / "change.parquet")
         made.append("change.parquet")
     if "pmtiles" in products:
         options = {"NAME": LAYER, "MINZOOM": "0", "MAXZOOM": "12"}

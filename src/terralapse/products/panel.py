@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from terralapse.grid.areas import Compass, on_ground
 from terralapse.labels import VALIDITY, Reason
 from terralapse.products import units
+from terralapse.products.findings import Findings
 from terralapse.products.graticule import globe, metres_per_pixel
 from terralapse.products.imagery import CHANGE_COLOUR
 from terralapse.products.sheet import INK, QUIET, RIGHT, RULE, SEA, Sheet, clip, frame, shrunk
 
 _TOP, _FOOT = 7.0, 0.62
-_LINE = 0.145
-_GLOBE = 0.86
-_LEGEND_LINE = 0.17
+LINE = 0.145
+GLOBE = 0.86
+LEGEND_LINE = 0.17
 _VERDICT_LINES = 3
 
 
-def draw_panel(sheet: Sheet) -> None:
+@dataclass(frozen=True)
+class ChangeSheet(Sheet):
+    """The sheet of a change run."""
+
+    findings: Findings
+
+
+def draw_panel(sheet: ChangeSheet) -> None:
     """From top to foot; the pictures of the two dates get the height that the rest leaves."""
     legend = _legend_entries(sheet)
     sources = _source_lines(sheet)
-    place = 0.0 if sheet.findings.unit == "px" else _GLOBE + 0.36
-    rest = 0.62 + 0.65 + (0.34 + _LEGEND_LINE * len(legend)) + place + (0.3 + _LINE * len(sources))
+    place = 0.0 if sheet.findings.unit == "px" else GLOBE + 0.36
+    rest = 0.62 + 0.65 + (0.34 + LEGEND_LINE * len(legend)) + place + (0.3 + LINE * len(sources))
     y = _headline(sheet, _TOP)
     y = _dates(sheet, y, _TOP - _FOOT - rest)
-    y = _legend(sheet, y, legend)
+    y = draw_legend(sheet, y, legend, faint=1)
     if place:
-        y = _locator(sheet, y)
-    _sources(sheet, y, sources)
+        y = draw_locator(sheet, y)
+    draw_sources(sheet, y, sources)
 
 
-def _headline(sheet: Sheet, y: float) -> float:
+def _headline(sheet: ChangeSheet, y: float) -> float:
     facts = sheet.facts
     none = sheet.findings.tally.changed_pixels == 0
     number = "No change found" if none else f"{facts['area.changed'].display} changed"
@@ -50,7 +60,7 @@ def _headline(sheet: Sheet, y: float) -> float:
     return y - 0.62
 
 
-def _dates(sheet: Sheet, y: float, room: float) -> float:
+def _dates(sheet: ChangeSheet, y: float, room: float) -> float:
     """The two dates side by side with the same stretch."""
     f = sheet.findings
     y = sheet.heading(y, f"The two dates ({f.pictures.look.text}, same stretch)")
@@ -74,7 +84,7 @@ def _dates(sheet: Sheet, y: float, room: float) -> float:
     return y - 0.45 - height
 
 
-def _legend_entries(sheet: Sheet) -> list[tuple[str, str, str]]:
+def _legend_entries(sheet: ChangeSheet) -> list[tuple[str, str, str]]:
     """Colour, text and share of the area; the first is the change itself."""
     f = sheet.findings
     entries = [(CHANGE_COLOUR, f"Change (probability from {f.run.threshold:.2f} on)", "")]
@@ -87,34 +97,35 @@ def _legend_entries(sheet: Sheet) -> list[tuple[str, str, str]]:
     return entries
 
 
-def _legend(sheet: Sheet, y: float, entries: list[tuple[str, str, str]]) -> float:
+def draw_legend(sheet: Sheet, y: float, entries: Sequence[tuple[str, str, str]], faint: int = 0) -> float:
+    """Colour, text and a figure at the right of each entry; the first `faint` are outlines with little fill.
+    Returns where the panel goes on."""
     from matplotlib.colors import to_rgba
 
     y = sheet.heading(y, "Legend")
     for i, (colour, text, share) in enumerate(entries):
-        y -= _LEGEND_LINE
+        y -= LEGEND_LINE
         patch = sheet.place(sheet.x, y - 0.01, 0.2, 0.11)
-        patch.set_facecolor(to_rgba(colour, 0.38 if i == 0 else 1))
-        frame(patch, 0.8, colour if i == 0 else RULE)
+        patch.set_facecolor(to_rgba(colour, 0.38 if i < faint else 1))
+        frame(patch, 0.8, colour if i < faint else RULE)
         sheet.write(sheet.x + 0.28, y, text)
         sheet.write(RIGHT, y, share, ha="right", color=QUIET)
     return y - 0.14
 
 
-def _locator(sheet: Sheet, y: float) -> float:
+def draw_locator(sheet: Sheet, y: float) -> float:
+    """Where on Earth the map lies; returns where the panel goes on."""
     from matplotlib.patches import Circle, Polygon
 
-    f, facts = sheet.findings, sheet.facts
+    facts = sheet.facts
     y = sheet.heading(y, "Where it is")
-    axes = sheet.place(sheet.x, y - 0.05 - _GLOBE, _GLOBE, _GLOBE)
+    axes = sheet.place(sheet.x, y - 0.05 - GLOBE, GLOBE, GLOBE)
     axes.set_xlim(-1.03, 1.03)
     axes.set_ylim(-1.03, 1.03)
     axes.set_axis_off()
-    compass = Compass(f.run.pair.geobox)
-    rows, cols = f.run.pair.shape
-    lon, lat = compass.lonlat(
-        *on_ground(f.run.pair.geobox.affine, np.array([cols / 2]), np.array([rows / 2]))
-    )
+    compass = Compass(sheet.geobox)
+    rows, cols = sheet.shape
+    lon, lat = compass.lonlat(*on_ground(sheet.geobox.affine, np.array([cols / 2]), np.array([rows / 2])))
     shapes, lines = globe(float(lon[0]), float(lat[0]))
     axes.add_patch(Circle((0, 0), 1, facecolor=SEA, edgecolor="none"))
     for shape in shapes:
@@ -124,7 +135,7 @@ def _locator(sheet: Sheet, y: float) -> float:
     axes.add_patch(Circle((0, 0), 1, facecolor="none", edgecolor=INK, linewidth=0.6))
     dot = {"color": CHANGE_COLOUR, "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
     axes.plot([0], [0], "o", **dot)
-    size = metres_per_pixel(f.run.pair.geobox)
+    size = metres_per_pixel(sheet.geobox)
     texts = [
         ("Middle", facts["grid.corners"].display),
         ("Extent", " × ".join(units.length(n * m) for n, m in zip((cols, rows), size, strict=True))),
@@ -133,12 +144,12 @@ def _locator(sheet: Sheet, y: float) -> float:
     ]
     for i, (name, text) in enumerate(texts):
         at = y - 0.2 - 0.2 * i
-        sheet.write(sheet.x + _GLOBE + 0.12, at, name, fontsize=6.5, color=QUIET)
-        sheet.write(sheet.x + _GLOBE + 0.5, at, text, fontsize=7)
-    return y - _GLOBE - 0.16
+        sheet.write(sheet.x + GLOBE + 0.12, at, name, fontsize=6.5, color=QUIET)
+        sheet.write(sheet.x + GLOBE + 0.5, at, text, fontsize=7)
+    return y - GLOBE - 0.16
 
 
-def _source_lines(sheet: Sheet) -> list[tuple[str, str]]:
+def _source_lines(sheet: ChangeSheet) -> list[tuple[str, str]]:
     run = sheet.findings.run
     most = int((sheet.width - 0.52) / 0.055)
     verdict = textwrap.wrap(
@@ -155,9 +166,10 @@ def _source_lines(sheet: Sheet) -> list[tuple[str, str]]:
     ]
 
 
-def _sources(sheet: Sheet, y: float, lines: list[tuple[str, str]]) -> None:
+def draw_sources(sheet: Sheet, y: float, lines: Sequence[tuple[str, str]]) -> None:
+    """Names and texts, a line each."""
     y = sheet.heading(y, "Sources and method")
     for name, text in lines:
-        y -= _LINE
+        y -= LINE
         sheet.write(sheet.x, y, name, fontsize=6.5, color=QUIET)
         sheet.write(sheet.x + 0.52, y, text, fontsize=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -13,6 +14,7 @@ import pyogrio
 import shapely
 from odc.geo.geobox import GeoBox
 
+from terralapse.errors import MissingExtraError
 from terralapse.grid.areas import Compass, PixelArea
 from terralapse.grid.scene import SceneInfo
 from terralapse.grid.vectorise import VectoriseSettings
@@ -31,11 +33,16 @@ def minimum_mapping_unit(run: ChangeRun) -> float:
 
     Under 10 m2 a change in an aerial picture is a car or the shadow of a tree.
     """
-    if run.min_area_m2 is not None:
-        return run.min_area_m2
+    return smallest_area(run.pair.geobox, run.min_area_m2)
+
+
+def smallest_area(geobox: GeoBox, asked: float | None) -> float:
+    """The smallest polygon that is kept on a grid: what was asked for, else as `minimum_mapping_unit`."""
+    if asked is not None:
+        return asked
     # Half a pixel less than four whole ones, for pixels that are a little smaller at one side of the grid.
-    pixels = (_LEAST_PIXELS - 0.5) * PixelArea(run.pair.geobox).mean
-    return pixels if run.pair.geobox.crs is None else max(pixels, _LEAST_M2)
+    pixels = (_LEAST_PIXELS - 0.5) * PixelArea(geobox).mean
+    return pixels if geobox.crs is None else max(pixels, _LEAST_M2)
 
 
 def settings_for(run: ChangeRun) -> VectoriseSettings:
@@ -54,10 +61,6 @@ def describe(
     grid that it lies in.
     """
     geobox: GeoBox = run.pair.geobox
-    inside = shapely.point_on_surface(frame.geometry.values)
-    x, y = shapely.get_x(inside), shapely.get_y(inside)
-    compass = Compass(geobox)
-    lon, lat = compass.lonlat(x, y)
     titles = {c.value: c.name for c in scheme.classes}
     n = len(frame)
     table = pd.DataFrame(
@@ -69,15 +72,13 @@ def describe(
             "mean_prob": frame["mean_prob"].round(4),
             "max_prob": frame["max_prob"].round(4),
             "pixels": frame["pixels"],
-            "location": pd.Series(compass.names(x, y) if n else [], dtype="str"),
-            "lon": np.round(lon, 7),
-            "lat": np.round(lat, 7),
-            "date_before": _constant(_stamp(run.pair.before), n),
-            "date_after": _constant(_stamp(run.pair.after), n),
-            "sensor_before": _constant(run.pair.before.sensor.slug, n),
-            "sensor_after": _constant(run.pair.after.sensor.slug, n),
-            "model": _constant(run.card.slug, n),
-            "run_id": _constant(run.run_id, n),
+            **whereabouts(frame, geobox),
+            "date_before": constant(_stamp(run.pair.before), n),
+            "date_after": constant(_stamp(run.pair.after), n),
+            "sensor_before": constant(run.pair.before.sensor.slug, n),
+            "sensor_after": constant(run.pair.after.sensor.slug, n),
+            "model": constant(run.card.slug, n),
+            "run_id": constant(run.run_id, n),
             "shape": frame["shape"],
             "row": frame["row"],
             "col": frame["col"],
@@ -93,7 +94,18 @@ def area_unit(geobox: GeoBox) -> str:
     return "px" if geobox.crs is None else "m2"
 
 
-def _constant(value: str | None, n: int) -> pd.Series:
+def whereabouts(frame: gpd.GeoDataFrame, geobox: GeoBox) -> dict[str, Any]:
+    """The columns `location`, `lon` and `lat` of polygons, see `describe`."""
+    inside = shapely.point_on_surface(frame.geometry.values)
+    x, y = shapely.get_x(inside), shapely.get_y(inside)
+    compass = Compass(geobox)
+    lon, lat = compass.lonlat(x, y)
+    names = compass.names(x, y) if len(frame) else []
+    return {"location": pd.Series(names, dtype="str"), "lon": np.round(lon, 7), "lat": np.round(lat, 7)}
+
+
+def constant(value: str | None, n: int) -> pd.Series:
+    """A column of one text."""
     return pd.Series([value] * n, dtype="str")
 
 
@@ -101,8 +113,10 @@ def _stamp(info: SceneInfo) -> str | None:
     return None if info.time is None else f"{info.time:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def write_geopackage(frame: gpd.GeoDataFrame, path: Path, when: datetime) -> None:
-    """One layer, `change`, with its style; the same content gives the same bytes. `when` is stamped."""
+def write_geopackage(
+    frame: gpd.GeoDataFrame, path: Path, when: datetime, layer: str = LAYER, title: str = "Change polygons"
+) -> None:
+    """One layer with its style; the same content gives the same bytes. `when` is stamped."""
     stamp = f"{when:%Y-%m-%dT%H:%M:%S}.000Z"
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": stamp})
     try:
@@ -112,15 +126,36 @@ def write_geopackage(frame: gpd.GeoDataFrame, path: Path, when: datetime) -> Non
             pyogrio.write_dataframe(
                 frame,
                 path,
-                layer=LAYER,
+                layer=layer,
                 driver="GPKG",
                 geometry_type="MultiPolygon",
                 promote_to_multi=True,
-                layer_options={"GEOMETRY_NAME": "geom", "FID": "fid", "IDENTIFIER": "Change polygons"},
+                layer_options={"GEOMETRY_NAME": "geom", "FID": "fid", "IDENTIFIER": title},
             )
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
-    store_style(path, LAYER, when)
+    store_style(path, layer, when)
+
+
+def check_geoparquet(what: str) -> None:
+    """Refuses GeoParquet where it cannot be written, before anything runs.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingExtraError(
+            what,
+            "needs pyarrow, which is not installed",
+            "Install it with pip install 'terralapse[scale]', or ask for geopackage.",
+        ) from error
+
+
+def write_geoparquet(frame: gpd.GeoDataFrame, path: Path) -> None:
+    """The polygons with the bounding box of each, by which readers skip what they do not need."""
+    frame.to_parquet(path, index=False, write_covering_bbox=True)
 
 
 def write_geojson(frame: gpd.GeoDataFrame, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The products of a series: statistics by year, facts, the record and a report, beside the rasters."""
+"""The products of a series beside its rasters: polygons, map, statistics by year, facts, report, records."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import rasterio
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,26 +19,33 @@ from markupsafe import Markup
 from rasterio.windows import Window as RioWindow
 
 from terralapse._version import __version__
-from terralapse.engine.series import PROB_STEPS, RASTERS, SeriesScene
+from terralapse.engine.series import NO_DAY, PROB_STEPS, RASTERS, SeriesScene
 from terralapse.grid.align import describe_grid
 from terralapse.grid.areas import PixelArea
 from terralapse.grid.scene import Note, Window
 from terralapse.grid.series import Series
 from terralapse.labels import SERIES_QUALITY, SERIES_UNUSABLE
-from terralapse.products import charts, units
-from terralapse.products.facts import Fact, Facts, write_facts
+from terralapse.products import charts, series_stac, stac, units
+from terralapse.products.facts import Fact, Facts, place_facts, write_facts
 from terralapse.products.imagery import data_uri, ramp, rgb
+from terralapse.products.polygons import smallest_area, write_geopackage, write_geoparquet
 from terralapse.products.record import peak_memory, plain, products_of, software, write_json
+from terralapse.products.series_map import FALL, RISE, SeriesView, write_series_map
+from terralapse.products.series_polygons import LAYER, break_polygons
+from terralapse.products.sheet import clip
 
 _STRIP = 512
 _PICTURE = 640  # pixels of the longer side
+_SHEET = 1500  # the same on the map sheet
+_ROWS = 12  # of the table of polygons in the report
 _HISTOGRAM = np.linspace(-2, 2, 4001)  # of magnitudes in units of their spread; the median is read from it
-_FALL, _RISE, _NONE = "#b0126f", "#0b7a75", "#f2f0eb"
+_NONE = "#f2f0eb"
 
 
 @dataclass
 class SeriesRun:
-    """Everything that is known when the rasters of a series are written and the products are not."""
+    """Everything that is known when the rasters of a series are written and the products are not. `name` is
+    that of the area, `min_area_m2` of the smallest polygon kept (None: about four pixels)."""
 
     run_id: str
     folder: Path
@@ -47,6 +55,8 @@ class SeriesRun:
     settings: dict[str, Any]
     command: str
     started: datetime
+    name: str = "the area"
+    min_area_m2: float | None = None
     warnings: list[Note] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -132,18 +142,43 @@ def tally(folder: Path, series: Series) -> SeriesTally:
 
 
 def write_products(run: SeriesRun) -> dict[str, Any]:
-    """Writes `stats.csv`, `facts.json`, `report.html` and `run.json` into the folder of the rasters.
+    """Writes what is made from the rasters into their folder: `breaks.gpkg` (and `breaks.parquet` where
+    `settings["geoparquet"]` asks for it), `stats.csv`, `facts.json`, `map.png`, `map.pdf`, `report.html`,
+    `item.json` and `run.json`. Without breaks there are no polygons, no map and no statistics.
 
     Returns the summary that `--json` prints.
     """
-    found = tally(run.folder, run.series) if run.scene is not None else None
-    facts = collect(run, found)
-    if found is not None:
+    found, polygons, box = None, None, run.series.geobox
+    if run.scene is not None:
+        found = tally(run.folder, run.series)
+        index = run.series.index.name
+        polygons = break_polygons(run.folder, box, index, run.run_id, run.min_area_m2)
+    facts = collect(run, found, polygons)
+    if found is not None and polygons is not None:
         write_stats(found, _unit(run), run.folder / "stats.csv")
+        write_geopackage(polygons, run.folder / "breaks.gpkg", run.started, LAYER, "Polygons of breaks")
+        if run.settings.get("geoparquet"):
+            write_geoparquet(polygons, run.folder / "breaks.parquet")
+        write_series_map(_view(run, found, facts), facts, box, run.started, run.folder)
     write_facts(facts, run.folder / "facts.json")
-    _write_report(run, found, facts)
+    _write_report(run, found, facts, polygons)
     files = sorted([p["file"] for p in products_of(run.folder)] + ["run.json"])
-    said = plain(_summary(run, found, facts, files))
+    item = series_stac.item(
+        run.folder,
+        files,
+        run.composites,
+        geobox=box,
+        times=run.series.times,
+        run_id=run.run_id,
+        name=run.name,
+        index=run.series.index.name,
+        lineage=run.series.index.formula if run.scene is None else run.scene.model.text,
+        started=run.started,
+    )
+    if item is not None:
+        write_json(item, run.folder / stac.FILE)
+        files = sorted([*files, stac.FILE])
+    said = plain(_summary(run, found, facts, files) | {"polygons": 0 if polygons is None else len(polygons)})
     write_json(_record(run, said), run.folder / "run.json")
     return said
 
@@ -161,10 +196,12 @@ def write_stats(found: SeriesTally, unit: str, path: Path) -> None:
 
 
 # --- facts -----------------------------------------------------------------------------------------
-def collect(run: SeriesRun, found: SeriesTally | None) -> Facts:
+def collect(run: SeriesRun, found: SeriesTally | None, polygons: gpd.GeoDataFrame | None) -> Facts:
     """The facts of a run and its summary."""
     facts = Facts(run.run_id, _unit(run))
-    made = [*_about(run), *([] if found is None else _breaks(run, found))]
+    made = list(_about(run))
+    if found is not None and polygons is not None:
+        made += [*_breaks(run, found), *_objects(run, polygons)]
     facts.facts.update({f.id: f for f in made})
     for fact in list(facts.facts.values()):
         sentence, cites = facts.fill(fact.template)
@@ -196,8 +233,7 @@ def _about(run: SeriesRun) -> Iterator[Fact]:
     yield Fact("series.dates", "count", count, "", units.count(count, "date"), _RUN, said)
     index = series.index
     yield _text("index.name", index.formula, index.name.upper(), "The index is {index.name}.")
-    crs = "none (pixels)" if series.geobox.crs is None else str(series.geobox.crs)
-    yield _text("grid.crs", crs, crs, "The CRS of the common grid is {grid.crs}.")
+    yield from place_facts(series.geobox, _RUN)
     if run.composites:
         many = len(run.composites)
         display = units.count(many, "composite")
@@ -260,6 +296,15 @@ def _breaks(run: SeriesRun, found: SeriesTally) -> Iterator[Fact]:
     )
 
 
+def _objects(run: SeriesRun, polygons: gpd.GeoDataFrame) -> Iterator[Fact]:
+    evidence, unit = {"polygons": "all"}, _unit(run)
+    count, least = len(polygons), smallest_area(run.series.geobox, run.min_area_m2)
+    said = "The ground that broke is {object.count} of {object.minimum} or more."
+    yield Fact("object.count", "count", count, "objects", units.count(count, "polygon"), evidence, said)
+    said = "Polygons under {object.minimum} are left out."
+    yield Fact("object.minimum", "area", least, unit, units.area(least, unit), _RUN, said)
+
+
 def _sentences(run: SeriesRun, found: SeriesTally | None) -> Iterator[str]:
     if found is None:
         yield (
@@ -275,6 +320,7 @@ def _sentences(run: SeriesRun, found: SeriesTally | None) -> Iterator[str]:
         )
         top = max(found.years, key=lambda y: float(found.years[y][0]))
         yield f"Most of it broke in {top} ({{year.{top}}})."
+        yield "It is {object.count} of {object.minimum} or more."
     else:
         yield head + "no break was found in the {area.modelled} that could be modelled."
     if found.considered > found.modelled:
@@ -347,17 +393,71 @@ def _record(run: SeriesRun, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 # --- report ----------------------------------------------------------------------------------------
-def _small(shape: tuple[int, int]) -> tuple[int, int]:
-    step = max(1, -(-max(shape) // _PICTURE))
+def _small(shape: tuple[int, int], most: int = _PICTURE) -> tuple[int, int]:
+    step = max(1, -(-max(shape) // most))
     return max(1, shape[0] // step), max(1, shape[1] // step)
 
 
-def _picture(folder: Path, name: str) -> np.ndarray:
+def _picture(folder: Path, name: str, most: int = _PICTURE) -> np.ndarray:
     with rasterio.open(folder / f"{name}.tif") as file:
-        return file.read(1, out_shape=_small(file.shape))
+        return file.read(1, out_shape=_small(file.shape, most))
 
 
-def _write_report(run: SeriesRun, found: SeriesTally | None, facts: Facts) -> None:
+def _view(run: SeriesRun, found: SeriesTally, facts: Facts) -> SeriesView:
+    """What the map sheet shows."""
+    assert run.scene is not None
+    series = run.series
+    days = _picture(run.folder, "break_days", _SHEET).astype(np.float64)
+    days[days <= NO_DAY] = np.nan
+    whole = found.considered or 1.0
+    lines = ["No break found"]
+    if found.broken:
+        lines = [
+            f"{facts['area.broken'].display} broke",
+            f"{facts['share.broken'].display} of the {facts['area.modelled'].display} that could be modelled",
+            f"{facts['object.count'].display} of {facts['object.minimum'].display} or more",
+        ]
+    sensors = ", ".join(dict.fromkeys(info.sensor.title for info in series.scenes))
+    return SeriesView(
+        name=run.name,
+        index=series.index.name.upper(),
+        days=days,
+        magnitude=_picture(run.folder, "magnitude", _SHEET).astype(np.float64),
+        valid=_picture(run.folder, "valid", _SHEET),
+        ground=series.latest(_small(series.shape, _SHEET)),
+        first=float(series.days[0]),
+        last=float(series.days[-1]),
+        shares={code: area / whole for code, area in found.quality.items()},
+        headline=tuple(lines),
+        sources=[
+            ("Dates", f"{len(series)}, {series.times[0]:%Y-%m-%d} to {series.times[-1]:%Y-%m-%d}"),
+            ("Sensor", clip(sensors, 44)),
+            ("Index", clip(series.index.formula, 44)),
+            ("Model", clip(run.scene.model.text, 44)),
+            ("Run", run.run_id),
+        ],
+    )
+
+
+def _largest(polygons: gpd.GeoDataFrame, unit: str) -> list[tuple[str, ...]]:
+    """The rows of the largest polygons for the report."""
+    return [
+        (
+            str(row["id"]),
+            row["date"],
+            units.area(row[f"area_{unit}"], unit),
+            f"{row['magnitude']:+.3g}",
+            units.probability(row["mean_prob"]),
+            row["location"],
+            units.coordinates(row["lon"], row["lat"]),
+        )
+        for row in polygons.head(_ROWS).to_dict("records")
+    ]
+
+
+def _write_report(
+    run: SeriesRun, found: SeriesTally | None, facts: Facts, polygons: gpd.GeoDataFrame | None
+) -> None:
     environment = Environment(
         loader=PackageLoader("terralapse.products", "templates"),
         autoescape=True,
@@ -383,6 +483,8 @@ def _write_report(run: SeriesRun, found: SeriesTally | None, facts: Facts) -> No
             (f"{t:%Y-%m-%d}", info.sensor.title, info.name, units.percent(float(clear)))
             for t, info, clear in zip(run.series.times, run.series.scenes, run.series.clear, strict=True)
         ],
+        largest=[] if polygons is None else _largest(polygons, _unit(run)),
+        polygons=0 if polygons is None else len(polygons),
         composites=run.composites,
         formula=run.series.index.formula,
         rule=run.series.choice.rule,
@@ -398,7 +500,7 @@ def _pictures(run: SeriesRun) -> list[tuple[str, str, str]]:
     days = _picture(run.folder, "break_days").astype(np.float64)
     valid = _picture(run.folder, "valid")
     size = _picture(run.folder, "magnitude").astype(np.float64)
-    broken = days > -(2**31)
+    broken = days > NO_DAY
     first, last = run.series.days[0], run.series.days[-1]
     colours = {c.value: rgb(c.colour) for c in SERIES_QUALITY.classes}
     base = np.full((*valid.shape, 3), rgb(_NONE), np.uint8)
@@ -414,7 +516,7 @@ def _pictures(run: SeriesRun) -> list[tuple[str, str, str]]:
     most = max(float(np.percentile(known, 98)) if known.size else 1.0, 1e-9)
     how = base.copy()
     share = np.clip(np.nan_to_num(size) / most, -1, 1)[..., None]
-    target = np.where(share < 0, np.array(rgb(_FALL)), np.array(rgb(_RISE)))
+    target = np.where(share < 0, np.array(rgb(FALL)), np.array(rgb(RISE)))
     mixed = np.array(rgb(_NONE)) * (1 - np.abs(share)) + target * np.abs(share)
     how[broken] = mixed[broken].round().astype(np.uint8)
     span = f"{run.series.times[0]:%Y-%m-%d} (light) to {run.series.times[-1]:%Y-%m-%d} (dark)"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from odc.geo.geobox import GeoBox
 from PIL import Image
 
 from terralapse.products.facts import Facts
-from terralapse.products.findings import Findings
+from terralapse.products.polygons import area_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,12 +39,24 @@ def style() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is being drawn: `map` is x, y, width, height of the main map; the panel fills what it leaves."""
+    """What is being drawn: `geobox` is the grid of the map, `map` the x, y, width and height of it; the panel
+    fills what it leaves. `facts` hold those of `terralapse.products.facts.place_facts`."""
 
     figure: Figure
-    findings: Findings
     facts: Facts
+    geobox: GeoBox
+    started: datetime
     map: tuple[float, float, float, float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the grid."""
+        return self.geobox.shape.y, self.geobox.shape.x
+
+    @property
+    def unit(self) -> str:
+        """`m2`, or `px` without a CRS."""
+        return area_unit(self.geobox)
 
     @property
     def x(self) -> float:

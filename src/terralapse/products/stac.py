@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pystac
 import rasterio
 import shapely
+from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 
 from terralapse._version import __version__
@@ -27,11 +29,12 @@ _EXTENSIONS = (
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 )
-_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _FILES = {
-    "change.tif": ("Change", _COG, ["data"]),
-    "prob.tif": ("Probability of change", _COG, ["data"]),
-    "valid.tif": ("Why a pixel is masked", _COG, ["data-mask"]),
+    "change.tif": ("Change", COG, ["data"]),
+    "prob.tif": ("Probability of change", COG, ["data"]),
+    "valid.tif": ("Why a pixel is masked", COG, ["data-mask"]),
+    "looks.tif": ("Clear looks behind each pixel, of both dates", COG, ["data-mask"]),
     "change.gpkg": ("Change polygons", "application/geopackage+sqlite3", ["data"]),
     "stats.csv": ("Areas by zone", "text/csv", ["data"]),
     "facts.json": ("Facts with their evidence", "application/json", ["metadata"]),
@@ -52,37 +55,79 @@ def item(run: ChangeRun, files: list[str]) -> dict[str, Any] | None:
         run: with its three rasters in the folder.
         files: the names of the files that the finished folder holds.
     """
-    crs = crs_of(run.pair.geobox)
+    times = [i.time for i in (run.pair.before, run.pair.after) if i.time is not None]
+    return describe(
+        run.folder,
+        {name: _FILES[name] for name in files if name in _FILES},
+        _SCHEMES,
+        geobox=run.pair.geobox,
+        run_id=run.run_id,
+        title=f"Change between {run.pair.before.name} and {run.pair.after.name}",
+        lineage=f"{run.card.slug}, threshold {run.threshold:g}",
+        started=run.started,
+        span=(min(times), max(times)) if times else None,
+    )
+
+
+def describe(
+    folder: Path,
+    files: Mapping[str, tuple[str, str, list[str]]],
+    rasters: Mapping[str, ClassScheme | None],
+    *,
+    geobox: GeoBox,
+    run_id: str,
+    title: str,
+    lineage: str,
+    started: datetime,
+    span: tuple[datetime, datetime] | None,
+    properties: Mapping[str, Any] | None = None,
+    extensions: Sequence[str] = (),
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any] | None:
+    """An item over the files of a folder, or None for a grid without a CRS, which has no place on Earth.
+
+    Args:
+        folder: that holds the files.
+        files: title, media type and roles of each, in the order of the assets.
+        rasters: those of the files whose bands are described, with their classes where they have some.
+        geobox: the grid of the rasters.
+        run_id, title, lineage, started: of the run.
+        span: the first and the last time of what was seen; None when no time is known.
+        properties, extensions: beyond those of any item.
+        fields: of assets, by the name of the file.
+    """
+    crs = crs_of(geobox)
     if crs is None:
         return None
-    footprint = _footprint(run, crs)
-    times = [i.time for i in (run.pair.before, run.pair.after) if i.time is not None]
-    start, end = (min(times), max(times)) if times else (None, None)
+    footprint = _footprint(geobox, crs)
+    start, end = span or (None, None)
     found = pystac.Item(
-        id=f"terralapse-{run.run_id}",
+        id=f"terralapse-{run_id}",
         geometry=json.loads(shapely.to_geojson(footprint)),
         bbox=_bbox(footprint),
-        datetime=end or run.started,
+        datetime=end or started,
         start_datetime=start,
         end_datetime=end,
         properties={
-            "title": f"Change between {run.pair.before.name} and {run.pair.after.name}",
-            "created": _utc(run.started),
+            "title": title,
+            "created": _utc(started),
             "processing:software": {"terralapse": __version__},
-            "processing:lineage": f"{run.card.slug}, threshold {run.threshold:g}",
-            "terralapse:run_id": run.run_id,
+            "processing:lineage": lineage,
+            "terralapse:run_id": run_id,
             **_projection(crs),
-            "proj:shape": list(run.pair.shape),
-            "proj:transform": list(run.pair.geobox.affine[:6]),
+            "proj:shape": [int(geobox.shape.y), int(geobox.shape.x)],
+            "proj:transform": list(geobox.affine[:6]),
+            **(properties or {}),
         },
-        stac_extensions=list(_EXTENSIONS),
+        stac_extensions=[*_EXTENSIONS, *extensions],
     )
-    for name in files:
-        if name in _FILES:
-            title, media, roles = _FILES[name]
-            extra = _bands(run.folder / name) if name in _SCHEMES else {}
-            asset = pystac.Asset(f"./{name}", title=title, media_type=media, roles=roles, extra_fields=extra)
-            found.add_asset(name.replace(".", "_"), asset)
+    for name, (asset_title, media, roles) in files.items():
+        extra = _bands(folder / name, rasters[name]) if name in rasters else {}
+        extra |= (fields or {}).get(name, {})
+        asset = pystac.Asset(
+            f"./{name}", title=asset_title, media_type=media, roles=roles, extra_fields=extra
+        )
+        found.add_asset(name.replace(".", "_").replace("/", "_"), asset)
     return plain(found.to_dict(include_self_link=False))
 
 
@@ -100,9 +145,8 @@ def _projection(crs: CRS) -> dict[str, Any]:
     return {"proj:code": None, "proj:projjson": crs.to_json_dict()}
 
 
-def _footprint(run: ChangeRun, crs: CRS) -> shapely.Geometry:
+def _footprint(box: GeoBox, crs: CRS) -> shapely.Geometry:
     """The outline of the grid in WGS 84, with points along its edges, cut at the antimeridian."""
-    box = run.pair.geobox
     frame = shapely.segmentize(shapely.box(0, 0, box.shape.x, box.shape.y), max(box.shape.x, box.shape.y) / 8)
     placed = shapely.transform(frame, lambda c: np.column_stack(on_ground(box.affine, *c.T)))
     to_wgs84 = Transformer.from_crs(crs, CRS.from_epsg(4326), always_xy=True)
@@ -133,24 +177,28 @@ def _bbox(footprint: shapely.Geometry) -> list[float]:
     ]
 
 
-def _bands(path: Path) -> dict[str, Any]:
+def _bands(path: Path, scheme: ClassScheme | None) -> dict[str, Any]:
     """`raster:bands` as the file states them, and its classes."""
     with rasterio.open(path) as source:
         band: dict[str, Any] = {
             "data_type": source.dtypes[0],
-            "nodata": source.nodata,
+            "nodata": _number(source.nodata),
             "spatial_resolution": abs(source.transform.a),
         }
         if source.scales[0] != 1 or source.offsets[0] != 0:
             band |= {"scale": source.scales[0], "offset": source.offsets[0]}
     extra: dict[str, Any] = {"raster:bands": [{k: v for k, v in band.items() if v is not None}]}
-    scheme = _SCHEMES[path.name]
     if scheme is not None:
         extra["classification:classes"] = [
             {"value": c.value, "name": c.name, "title": c.title, "color_hint": c.colour[1:].upper()}
             for c in scheme.classes
         ]
     return extra
+
+
+def _number(value: float | None) -> float | str | None:
+    """Nodata as STAC writes it."""
+    return "nan" if value is not None and np.isnan(value) else value
 
 
 def _utc(time: datetime) -> str:

@@ -174,6 +174,7 @@ def _run(
     say: Say,
 ) -> None:
     """Everything between the empty staging folder and the finished one."""
+    from terralapse.engine.looks import write_looks
     from terralapse.engine.scene import predict_scene
     from terralapse.grid.map_before import PairWithMap
     from terralapse.products.run import ChangeRun
@@ -223,6 +224,7 @@ def _run(
         )
         say(f"Computed by {result.engine['name']}: {result.engine['why']}.")
         _refuse_if_empty(result.valid_pixels, first, second)
+        write_looks(pair, staging)
         lap("predict")
         run = ChangeRun(
             run_id=run_id(shown.fingerprint(), choice.card.slug, settings),

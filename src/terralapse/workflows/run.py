@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terralapse.engine.jobs.executors import executor
 from terralapse.engine.jobs.ledger import Ledger, State
@@ -19,7 +19,6 @@ from terralapse.engine.jobs.units import Unit
 from terralapse.engine.output import OutputFolder
 from terralapse.engine.parts import LAYERS, write_whole
 from terralapse.errors import (
-    MissingExtraError,
     NoOverlapError,
     NoValidDataError,
     ResumeMismatchError,
@@ -27,6 +26,9 @@ from terralapse.errors import (
     UnreadableFileError,
 )
 from terralapse.workflows.change import ChangeSettings, change
+
+if TYPE_CHECKING:
+    from terralapse.engine.jobs.clear import Look
 
 UNITS = "units"
 MANIFEST = "unit.json"
@@ -172,14 +174,9 @@ def check_products(plan: JobPlan) -> None:
         SettingError: this GDAL writes no PMTiles.
     """
     if "geoparquet" in plan.products:
-        try:
-            import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise MissingExtraError(
-                "products: geoparquet",
-                "needs pyarrow, which is not installed",
-                "Install it with pip install 'terralapse[scale]', or ask for geopackage.",
-            ) from error
+        from terralapse.products.polygons import check_geoparquet
+
+        check_geoparquet("products: geoparquet")
     if "pmtiles" in plan.products:
         import pyogrio
 
@@ -214,35 +211,64 @@ def compute(payload: Mapping[str, Any]) -> str:
         settings["aoi"] = unit.area
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        before, after = sources_of(unit, folder)
+        before, after, chosen = sources_of(unit, folder)
         _change(before, after, folder, settings)
     except (NoOverlapError, NoValidDataError) as error:
         if unit.core is None:
             raise
         # A cell at the edge of an image, or under cloud: there is nothing to say, and nothing is wrong.
         with OutputFolder(folder, overwrite=True) as empty:
-            _write_manifest(empty.staging, unit, error.fault)
+            _write_manifest(empty.staging, unit, empty=error.fault)
             empty.publish()
     else:
-        _write_manifest(folder, unit)
+        _write_manifest(folder, unit, chosen)
     written = read_manifest(folder, unit.id)
     assert written is not None
     return written["digest"]
 
 
-def sources_of(unit: Unit, folder: Path) -> tuple[str, str]:
-    """What `terralapse change` takes for the dates of a unit: an image, or a list of several in a file."""
-    from terralapse.grid.composite import write_composite
+def sources_of(unit: Unit, folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """What `terralapse change` takes for the dates of a unit: an image, or a list of several in a file; and
+    for the manifest, which items these are and why.
 
-    found = []
-    for date, sources in (("before", unit.before), ("after", unit.after)):
+    Raises:
+        NoOverlapError: a date has no image.
+        TerralapseError: for `best`, an image cannot be read.
+    """
+    from terralapse.grid.composite import CompositeList
+
+    found, chosen = [], {}
+    for number, (date, sources) in enumerate((("before", unit.before), ("after", unit.after))):
         if not sources:
             raise NoOverlapError(unit.name, f"no image of the period {date}", "Widen the period.")
-        if len(sources) == 1:
+        several = CompositeList(sources)
+        if unit.rule == "best":
+            looks = _looks(unit, number)
+            found.append(looks[0].candidate.href)
+            chosen[date] = [look.as_dict() for look in looks]
+            continue
+        if unit.rule:
+            chosen[date] = [{"href": c["href"], "id": c["id"]} for c in unit.candidates[number]]
+        if unit.rule == "median":
+            assert unit.grid is not None
+            several = CompositeList(sources, "median", unit.grid, unit.min_clear)
+        elif len(sources) == 1:
             found.append(sources[0])
-        else:
-            found.append(str(write_composite(folder.with_name(f"{folder.name}.{date}.json"), sources)))
-    return found[0], found[1]
+            continue
+        found.append(str(several.write(folder.with_name(f"{folder.name}.{date}.json"))))
+    return found[0], found[1], {"rule": unit.rule, **chosen} if unit.rule else {}
+
+
+def _looks(unit: Unit, date: int) -> list[Look]:
+    """The items of a date with their clear shares over the cell, the one that is taken first."""
+    from terralapse.engine.jobs.clear import Candidate, area_of, cell_of, look_at
+    from terralapse.grid.common import grid_of_cell
+
+    assert unit.grid is not None
+    assert unit.core is not None
+    cell = cell_of(grid_of_cell(unit.grid), unit.core)
+    candidates = [Candidate(**c) for c in unit.candidates[date]]
+    return look_at(candidates, cell, area_of(unit.area), unit.settings)
 
 
 def _change(before: str, after: str, folder: Path, settings: dict[str, Any]) -> None:
@@ -252,7 +278,9 @@ def _change(before: str, after: str, folder: Path, settings: dict[str, Any]) -> 
         change(before, after, folder, overwrite=True, **settings)
 
 
-def _write_manifest(folder: Path, unit: Unit, empty: str = "") -> None:
+def _write_manifest(
+    folder: Path, unit: Unit, chosen: Mapping[str, Any] | None = None, *, empty: str = ""
+) -> None:
     files = {
         p.name: [p.stat().st_size, _sha256(p)]
         for p in sorted(folder.iterdir())
@@ -261,6 +289,8 @@ def _write_manifest(folder: Path, unit: Unit, empty: str = "") -> None:
     rasters = [files[f"{layer}.tif"][1] for layer in LAYERS] if not empty else [empty]
     digest = hashlib.sha256(" ".join([unit.id, *rasters]).encode()).hexdigest()[:16]
     record = {"unit": unit.id, "name": unit.name, "digest": digest, "empty": empty, "files": files}
+    if chosen:
+        record["items"] = chosen
     write_whole(folder / MANIFEST, json.dumps(record, indent=1).encode())
 
 

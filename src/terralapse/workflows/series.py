@@ -49,6 +49,8 @@ class SeriesSettings:
         aoi: a vector file: the area to look at.
         assume_crs: the CRS of files that do not state one.
         s2_offset: the offset of Sentinel-2 in reflectance, over what metadata and pixels say.
+        min_area: m2 of the smallest polygon kept; None for about four pixels.
+        geoparquet: write `breaks.parquet` beside `breaks.gpkg`; needs pyarrow.
         block, threads: how the stack is cut and computed; they do not change the result.
     """
 
@@ -68,6 +70,8 @@ class SeriesSettings:
     aoi: Path | None = None
     assume_crs: str | None = None
     s2_offset: float | None = None
+    min_area: float | None = None
+    geoparquet: bool = False
     block: int | None = None
     threads: int | None = None
 
@@ -75,6 +79,12 @@ class SeriesSettings:
         if self.threads is not None and self.threads < 1:
             raise SettingError(
                 f"threads {self.threads}", "is not positive", "Leave it out to have it chosen."
+            )
+        if self.min_area is not None and self.min_area < 0:
+            raise SettingError(f"min-area {self.min_area:g}", "is negative", "Give square metres.")
+        if self.geoparquet and not self.breaks:
+            raise SettingError(
+                "geoparquet", "has no meaning without breaks", "Leave --geoparquet or --no-breaks out."
             )
         if not self.breaks and self.period is None:
             raise SettingError(
@@ -122,12 +132,15 @@ def series(
     """
     from terralapse.engine.output import OutputFolder
     from terralapse.grid._gdal import gdal_env
+    from terralapse.products.polygons import check_geoparquet
     from terralapse.products.series_result import SeriesResult
 
     try:
         chosen = SeriesSettings(**settings)
     except TypeError as error:
         raise SettingError("settings", str(error), "See terralapse.workflows.series.") from error
+    if chosen.geoparquet:
+        check_geoparquet("geoparquet")
     sources = [stack] if isinstance(stack, str | Path) else list(stack)
     tell = say or (lambda _: None)
     report = progress or (lambda _stage, _done, _total: None)
@@ -220,11 +233,22 @@ def _run(
             settings=_plain(settings) | {"stack": [str(s) for s in sources]},
             command=command(sources, settings),
             started=started,
+            name=area_name(sources, settings.aoi),
+            min_area_m2=settings.min_area,
             warnings=_warnings(found),
             notes=[n for n in found.notes if n.level != "warning"],
             timings=timings,
         )
         write_products(run)
+
+
+def area_name(sources: Sequence[str | Path], aoi: Path | None) -> str:
+    """What the area is called on the map: as its file, else as the folder or the cube of the stack."""
+    if aoi is not None:
+        return aoi.stem
+    path = Path(str(sources[0]).rstrip("/"))
+    folder = len(sources) > 1 or any(c in path.name for c in "*?[")
+    return (path.absolute().parent.name if folder else path.absolute().stem) or "the area"
 
 
 def _break_settings(settings: SeriesSettings, found: Series) -> BreakSettings:
@@ -308,6 +332,8 @@ def command(sources: Sequence[str | Path], settings: SeriesSettings) -> str:
             continue
         if name == "breaks":
             words.append("--no-breaks")
+        elif name == "geoparquet":
+            words.append("--geoparquet")
         else:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "-o", "OUT"])

@@ -35,7 +35,11 @@ def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert isinstance(read(tmp_path, "source: {folder: images}").source, FolderSource)
     stac = read(tmp_path, STAC + GRID + "area: a.geojson\n").source
     assert isinstance(stac, StacSource)
-    assert (stac.rule, stac.max_cloud) == ("best", 80)
+    assert (stac.rule, stac.max_cloud, stac.items) == ("best", 80, 6)
+    text = STAC.replace("{href", "{rule: median, href") + GRID + "area: a.geojson\n"
+    stac = read(tmp_path, text).source
+    assert isinstance(stac, StacSource)
+    assert (stac.rule, stac.items, stac.min_clear) == ("median", 30, 3)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,23 @@ def test_a_plan_is_read_with_its_defaults(tmp_path: Path) -> None:
             "grid.cell: 8 lies",
         ),
         ("source: {folder: x}\nretry:\n  attempts: 0\n", 3, "retry.attempts: is not positive"),
+        (
+            STAC.replace("{href", "{min_clear: 2, href"),
+            2,
+            "source.stac.min_clear: means nothing with rule: best",
+        ),
+        (STAC.replace("{href", "{rule: mode, href"), 2, "source.stac.rule: is 'mode'"),
+        (
+            STAC.replace("{href", "{rule: median, min_clear: 0, href"),
+            2,
+            "source.stac.min_clear: 0 is not positive",
+        ),
+        (
+            STAC.replace("{href", "{rule: median, items: 2, href"),
+            2,
+            "source.stac.items: 2 are fewer than the 3",
+        ),
+        (STAC.replace("{href", "{rule: median, items: 201, href"), 2, "source.stac.items: 201 are too many"),
         ("source: {folder: x}\nproducts: [map]\n", 2, "products: names 'map'"),
         ("source: {folder: x}\nsettings:\n  grid: 10\n", 3, "settings.grid: is not a setting of a unit"),
         ("source: {folder: x}\nname: a\nname: b\n", 3, "name: is there twice"),

@@ -24,10 +24,12 @@ from typing import Any
 from terralapse.engine.jobs._yaml import Section, read_yaml
 from terralapse.engine.jobs.schedule import Retry
 from terralapse.errors import SettingError
+from terralapse.grid.median import LEAST, MOST_ITEMS
 
 PRODUCTS = ("raster", "geopackage", "geoparquet", "stac", "pmtiles")
 _DEFAULT_PRODUCTS = ("raster", "geopackage", "stac")
 _REMOTE = ("http://", "https://")
+_ITEMS = {"best": 6, "composite": 6, "median": 30}  # the rules over a catalogue, and their `items`
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ class StacSource:
         href: of the API's landing page, of a catalogue or of a collection; a path or an address.
         before, after: the two periods, START/END, both days included.
         collections: to search in; empty for all.
-        rule: `best` compares one item a date, `composite` fills it from several, the clearest first.
+        rule: `best` compares one item a date, `composite` fills it from several, the clearest first,
+            `median` takes the median of several at each pixel.
         max_cloud: the most `eo:cloud_cover` of an item, per cent.
         cover: the share of a cell that an item must cover to count as whole for `best`, 0..1.
-        items: the most items of a composite.
+        items: the most items of a composite or median; by default 6, and 30 for a median.
+        min_clear: for `median`: clear looks that a pixel needs, else it has no data.
     """
 
     href: str
@@ -75,6 +79,7 @@ class StacSource:
     max_cloud: float = 80.0
     cover: float = 0.99
     items: int = 6
+    min_clear: int = LEAST
 
 
 @dataclass(frozen=True)
@@ -191,10 +196,11 @@ def _stac(section: Section, base: Path) -> StacSource:
         before,
         after,
         tuple(collections),
-        section.choice("rule", ("best", "composite"), "best"),
+        rule := section.choice("rule", tuple(_ITEMS), "best"),
         section.take("max_cloud", float, 80.0),
         section.take("cover", float, 0.99),
-        section.take("items", int, 6),
+        section.take("items", int, _ITEMS[rule]),
+        _min_clear(section, rule),
     )
     if not 0 <= found.max_cloud <= 100:
         raise section.error("max_cloud", f"{found.max_cloud:g} is no percentage", "Give 0 to 100.")
@@ -202,7 +208,21 @@ def _stac(section: Section, base: Path) -> StacSource:
         raise section.error("cover", f"{found.cover:g} is no share", "Give a number up to 1.")
     if found.items < 1:
         raise section.error("items", f"{found.items} is not positive", "Give 1 or more.")
+    if found.items > MOST_ITEMS:
+        raise section.error("items", f"{found.items} are too many", f"At most {MOST_ITEMS} are taken.")
+    if found.rule == "median" and found.items < found.min_clear:
+        fault = f"{found.items} are fewer than the {found.min_clear} clear looks that a pixel needs"
+        raise section.error("items", fault, "Raise `items`, or lower `min_clear`.")
     section.finish(StacSource.__dataclass_fields__)
+    return found
+
+
+def _min_clear(section: Section, rule: str) -> int:
+    if "min_clear" in section.values and rule != "median":
+        raise section.error("min_clear", f"means nothing with rule: {rule}", "Take rule: median.")
+    found = section.take("min_clear", int, LEAST)
+    if found < 1:
+        raise section.error("min_clear", f"{found} is not positive", "Give 1 or more.")
     return found
 
 

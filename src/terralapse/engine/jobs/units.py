@@ -23,13 +23,18 @@ class Unit:
 
     Attributes:
         name: for people.
-        before, after: addresses of one image, or of several that fill one another, the clearest first.
+        before, after: addresses of one image, or of several: see `rule`.
         grid: the window to compute, as `terralapse.grid.common.cell_text` writes it; None for the grid that
             `terralapse change` chooses.
         core: row, column, height, width on the job's grid of what the unit answers for; None for all.
         area: a vector file to look inside of, or None.
         settings: of `terralapse change`.
         content: digests that stand for the content of its inputs.
+        rule: what becomes of several images of a date: `best` takes the clearest over the cell, `composite`
+            the first that is clear at each pixel, `median` the median of those; empty for one image a date.
+        min_clear: for `median`: clear looks that a pixel needs.
+        candidates: for a unit of a catalogue: what its items are known by, for both dates, see
+            `terralapse.engine.jobs.clear.Candidate`.
         id: a hash of all that.
     """
 
@@ -41,6 +46,9 @@ class Unit:
     area: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     content: tuple[str, ...] = ()
+    rule: str = ""
+    min_clear: int = 0
+    candidates: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -58,6 +66,7 @@ class Unit:
         record = dict(plain)
         for key in ("before", "after", "content"):
             record[key] = tuple(record[key])
+        record["candidates"] = tuple(tuple(date) for date in record["candidates"])
         if record["core"] is not None:
             record["core"] = tuple(record["core"])
         return Unit(**record)
