@@ -63,7 +63,7 @@ class GraphRunner:
     """Tiles through the graph of a detector (see `engine.export`), on a CPU, in float32."""
 
     def __init__(self, detector: NetworkDetector, state: dict[str, Any], call: exported.Call) -> None:
-        self.detector, self.bands, self.call = detector, state["bands"], call
+        self.detector, self.state, self.bands, self.call = detector, state, state["bands"], call
         self.ends = {name: np.array(ends, np.float32) for name, ends in state.get("stretch", {}).items()}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -83,6 +83,8 @@ class GraphRunner:
         if down or right:
             part = np.pad(part, ((0, 0), (0, 0), (0, 0), (0, down), (0, right)), mode="edge")
         given = {"images": np.ascontiguousarray(part, np.float32), **self.ends}
+        for name, value in self.detector.extras_of(torch.from_numpy(images[..., *area]), self.state).items():
+            given[name] = np.pad(value.numpy(), ((0, 0), (0, down), (0, right)), mode="edge")
         try:
             prob = self.call(given)
         except Exception as error:  # runtimes say it in words alone
@@ -132,8 +134,6 @@ def unfit(name: str, detector: ChangeDetector, device: torch.device, precision: 
         return f"cannot run {detector.card.slug}, which has no network"
     if name == "compile":
         return ""
-    if detector.extras:
-        return f"cannot give {detector.card.slug} its {', '.join(detector.extras)}"
     if device.type != "cpu":
         return f"computes on a CPU, and the device is {device}"
     return "" if precision == "fp32" else f"computes in fp32, and not in {precision}"
@@ -154,7 +154,7 @@ def open_graph(name: str, detector: NetworkDetector, stretched: bool, threads: i
         exported.open_openvino if name == "openvino" else exported.open_onnx
     )
     with exported.whole(path):
-        return opened(path, inputs_of(stretched), threads)
+        return opened(path, inputs_of(detector, stretched), threads)
 
 
 def graph_file(detector: NetworkDetector, stretched: bool) -> Path:

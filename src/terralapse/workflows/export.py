@@ -13,6 +13,7 @@ from terralapse.workflows.demo import PAIR, example
 
 if TYPE_CHECKING:
     from terralapse.engine.export import Check
+    from terralapse.tasks.mapped import MapDetector
 
 SIDE = 256  # pixels, about, of the tiles that a file is checked on
 
@@ -42,10 +43,13 @@ def export_system(
     """
     from terralapse.engine.export import export, exportable
     from terralapse.engine.exported import format_of
+    from terralapse.tasks.mapped import MapDetector
 
     format_of(Path(path), kind)  # before anything is built
     network = exportable(registry.build(slug, **({} if weights is None else {"weights": weights})))
     tiles = real_tiles(network.bands, network.multiple)
+    if isinstance(network, MapDetector):
+        tiles = [with_map(tile, network) for tile in tiles]
     return export(network, Path(path), tiles, kind=kind, overwrite=overwrite)
 
 
@@ -69,3 +73,16 @@ def real_tiles(bands: tuple[str, ...], multiple: int) -> list[np.ndarray]:
     tall[1, :, side // 3 : side // 2, side // 4 : side // 2] = np.nan
     pictures = [np.ascontiguousarray(image[:, order]) for image in (wide, tall)]
     return [np.stack([pictures[0], pictures[0][::-1]]), pictures[1][None]]
+
+
+def with_map(tile: np.ndarray, detector: MapDetector) -> np.ndarray:
+    """A tile [B, 2, C, H, W] with one more band: class ids of a map of the earlier date by fixed rules, brought
+    to as many classes as the map of the detector has; the check is of arithmetic."""
+    from terralapse.data.pairs import IGNORE
+    from terralapse.data.rule_map import rule_map
+
+    order = [detector.bands.index(c) if c in detector.bands else 0 for c in ("red", "green", "blue")]
+    ids = np.stack([rule_map(image) for image in tile[:, 0, order]]).astype(np.float32)
+    ids = np.where(ids == IGNORE, ids, ids % len(detector.map_scheme.classes))
+    plane = np.broadcast_to(ids[:, None, None], (*tile.shape[:2], 1, *tile.shape[-2:]))
+    return np.concatenate([tile, plane], axis=2)
