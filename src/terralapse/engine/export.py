@@ -113,8 +113,8 @@ def exportable(detector: ChangeDetector) -> NetworkDetector:
     if detector.window is not None:
         raise ModelInputError(
             slug,
-            f"cuts what it is given into overlapping windows of {detector.window} pixels, as many as its size "
-            "asks for, which a graph for any size cannot",
+            f"cuts an image into overlapping windows of {detector.window} pixels, as many as its size asks "
+            "for, which a graph for any size cannot",
             "Run it with `terralapse change`, or choose a size of it that takes images of any size.",
         )
     return detector
@@ -178,17 +178,32 @@ def trace(detector: NetworkDetector, stretched: bool) -> Any:
     try:
         with torch.no_grad():
             graph = DetectorGraph(detector)
-            return torch.export.export(graph, tuple(given), named, dynamic_shapes=shapes)
+            program = torch.export.export(graph, tuple(given), named, dynamic_shapes=shapes)
     except Exception as error:  # the tracer has many kinds, none of them public
         raise ModelInputError(
             detector.card.slug,
             f"cannot be traced for any batch and size ({_first_line(error)})",
             "Run it with `terralapse change` instead.",
         ) from error
+    seen = (
+        next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "images").meta["val"].shape
+    )
+    fixed = [name for name, at in (("batch", 0), ("height", 3), ("width", 4)) if isinstance(seen[at], int)]
+    if fixed:  # by a step of the network, which the tracer does not always say
+        raise ModelInputError(
+            detector.card.slug,
+            f"cannot be traced for any {' and '.join(fixed)}: a step of the network takes that of the trace",
+            "Run it with `terralapse change` instead.",
+        )
+    return program
 
 
-def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: bool) -> None:
+def write_graph(
+    detector: NetworkDetector, path: Path, kind: str, stretched: bool, program: Any = None
+) -> None:
     """Writes the graph with its card to `path` (and beside it a `.bin` for OpenVINO), as it goes.
+
+    `program` is what `trace` gave for this detector, for who writes more than one format of it.
 
     Raises:
         ModelInputError: the network cannot be expressed in this format.
@@ -198,7 +213,8 @@ def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: boo
     if kind != "torch":
         exported.need("onnx", "export")
         exported.need("onnxscript", "export")
-    program = trace(detector, stretched)
+    if program is None:
+        program = trace(detector, stretched)
     text = json.dumps(card_of(detector, stretched), sort_keys=True)
     if kind == "torch":
         with warnings.catch_warnings():

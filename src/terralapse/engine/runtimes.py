@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -133,10 +136,22 @@ def unfit(name: str, detector: ChangeDetector, device: torch.device, precision: 
     if not isinstance(detector, NetworkDetector):
         return f"cannot run {detector.card.slug}, which has no network"
     if name == "compile":
-        return ""
+        return compiler_fault(device)
     if device.type != "cpu":
         return f"computes on a CPU, and the device is {device}"
     return "" if precision == "fp32" else f"computes in fp32, and not in {precision}"
+
+
+def compiler_fault(device: torch.device) -> str:
+    """What `torch.compile` lacks on a device; empty if nothing is known to be missing."""
+    if device.type != "cpu":
+        return (
+            "" if _importable("triton") else f"needs the package triton on {device}, which is not installed"
+        )
+    wanted = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    if shutil.which(wanted) is None:
+        return f"needs a C++ compiler, and there is no {wanted} here (install one, or name one in CXX)"
+    return ""
 
 
 def _compiled(detector: NetworkDetector) -> NetworkDetector:
@@ -245,7 +260,11 @@ def choose_engine(
 
 
 def _installed(name: str) -> bool:
-    return all(importlib.util.find_spec(package) is not None for package in PACKAGES.get(name, ()))
+    return all(_importable(package) for package in PACKAGES.get(name, ()))
+
+
+def _importable(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 class _Trial:

@@ -14,6 +14,7 @@ from terralapse.workflows.demo import PAIR, example
 if TYPE_CHECKING:
     from terralapse.engine.export import Check
     from terralapse.tasks.mapped import MapDetector
+    from terralapse.tasks.network import NetworkDetector
 
 SIDE = 256  # pixels, about, of the tiles that a file is checked on
 
@@ -43,14 +44,18 @@ def export_system(
     """
     from terralapse.engine.export import export, exportable
     from terralapse.engine.exported import format_of
-    from terralapse.tasks.mapped import MapDetector
 
     format_of(Path(path), kind)  # before anything is built
     network = exportable(registry.build(slug, **({} if weights is None else {"weights": weights})))
-    tiles = real_tiles(network.bands, network.multiple)
-    if isinstance(network, MapDetector):
-        tiles = [with_map(tile, network) for tile in tiles]
-    return export(network, Path(path), tiles, kind=kind, overwrite=overwrite)
+    return export(network, Path(path), check_tiles(network), kind=kind, overwrite=overwrite)
+
+
+def check_tiles(detector: NetworkDetector) -> list[np.ndarray]:
+    """`real_tiles` in the form that this detector takes, see `with_map`."""
+    from terralapse.tasks.mapped import MapDetector
+
+    tiles = real_tiles(detector.bands, detector.multiple)
+    return [with_map(t, detector) for t in tiles] if isinstance(detector, MapDetector) else tiles
 
 
 def real_tiles(bands: tuple[str, ...], multiple: int) -> list[np.ndarray]:
@@ -76,8 +81,8 @@ def real_tiles(bands: tuple[str, ...], multiple: int) -> list[np.ndarray]:
 
 
 def with_map(tile: np.ndarray, detector: MapDetector) -> np.ndarray:
-    """A tile [B, 2, C, H, W] with one more band: class ids of a map of the earlier date by fixed rules, brought
-    to as many classes as the map of the detector has; the check is of arithmetic."""
+    """A tile [B, 2, C, H, W] with one more band: class ids of a map of the earlier date by fixed rules,
+    brought to as many classes as the map of the detector has; the check is of arithmetic."""
     from terralapse.data.pairs import IGNORE
     from terralapse.data.rule_map import rule_map
 
