@@ -1,19 +1,28 @@
 """Every engine on every network for change that comes with the library: how fast, and what it costs in F1.
 
     python benchmarks/engines.py [--data ../shared/data] [--models A,B] [--engines A,B] [--no-speed]
+    python benchmarks/engines.py --files [--data ../shared/data] [--models A,B] [--weights weights]
 
 For each model and engine: the F1 of change on the validation tiles of MS-HS-BCD, its difference to float32
 in torch as it is (eager), the largest difference of a probability and the share of pixels that change sides,
 and, unless `--no-speed`, the rate on tiles in memory as a ratio to eager. Rates are the best of rounds in
 which the engines take turns, so that what else the machine does falls on all of them. Writes a table to
 standard output and `benchmarks/results/engines.json`.
+
+With `--files` it exports instead: each network in each format, and for each file the largest difference of a
+probability to torch and the share of pixels that change sides, on tiles of the pair that comes with the
+library and on the first validation tiles of MS-HS-BCD. Nothing is timed. Writes
+`benchmarks/results/exports.json`, in which systems that were not asked for stay, and renews the table in
+`docs/engines.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +32,29 @@ import torch
 from terralapse import __version__, registry
 from terralapse.data.mshs_bcd import MshsPairs
 from terralapse.engine.evaluate import array_pair, threshold_of
+from terralapse.engine.export import compare, exportable, trace, write_graph
 from terralapse.engine.runner import Runner, TorchRunner, has_bf16, torch_settings
 from terralapse.engine.runtimes import GraphRunner, open_graph, runner_of
 from terralapse.errors import TerralapseError
 from terralapse.grid.scene import Window
+from terralapse.tasks.mapped import MapDetector
 from terralapse.tasks.metrics import binary_scores, confusion_matrix
 from terralapse.tasks.network import NetworkDetector
+from terralapse.workflows.export import check_tiles, with_map
 
 MODELS = ("lapsenet/rgb", "lapsenet/s2", "changemamba/bcd-nano")
+EXPORTED = (
+    *("lapsenet/rgb", "lapsenet/s2", "cdmaskformer/nano", "cfnet/nano", "changemamba/bcd-nano"),
+    *("changemamba/bda-nano", "fsg-net/nano", "fusu/change-nano", "lenet/nano", "mapformer/nano"),
+    "semicd-vl/nano",
+)
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+TILES = 8  # of MS-HS-BCD, for each file
 ENGINES = ("torch", "torch-bf16", "compile", "openvino", "onnx")
-RESULTS = Path(__file__).parent / "results" / "engines.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "engines.json"
+EXPORTS = RESULTS.with_name("exports.json")
+PAGE, BEGIN, END = ROOT / "docs" / "engines.md", "<!-- files: begin -->", "<!-- files: end -->"
 CPU = torch.device("cpu")
 SIDE, BATCH, ROUNDS = 512, 2, 5
 
@@ -134,20 +156,86 @@ def measure(
     return rows
 
 
+def files(slug: str, weights: Path, data: Path) -> dict[str, Any]:
+    """What each format of a network differs by; `fault` where there is no such file."""
+    path = weights / f"{slug.replace('/', '-')}.safetensors"
+    own = registry.card(slug).weights is not None
+    detector = exportable(registry.build(slug, **({} if own else {"weights": path})))
+    tiles = check_tiles(detector)
+    sensor = "s2" if "nir" in detector.bands else "gf1"
+    labelled = MshsPairs(data / "cd_mshs_bcd", "val", sensor, detector.bands)
+    for number in range(TILES):
+        image = np.ascontiguousarray(labelled[number].images[None], np.float32)
+        tiles.append(with_map(image, detector) if isinstance(detector, MapDetector) else image)
+    row: dict[str, Any] = {"system": slug, "formats": {}}
+    stretched = detector.always_stretches
+    try:
+        program = trace(detector, stretched)
+    except TerralapseError as error:
+        return row | {"fault": str(error)}
+    for kind, suffix in FORMATS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"network{suffix}"
+            try:
+                write_graph(detector, file, kind, stretched, program)
+                row["formats"][kind] = compare(detector, file, tiles, stretched).as_dict()
+            except TerralapseError as error:
+                row["formats"][kind] = {"fault": str(error)}
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of `files` as Markdown; a cell is the largest difference and the share that changes sides."""
+    lines = ["| system | ONNX | OpenVINO | torch.export |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        found = [row["formats"].get(kind, {"fault": row.get("fault", "")}) for kind in FORMATS]
+        cells = [
+            "no" if "fault" in c else f"{c['max_difference']:.1e}, {c['share_flipped']:.4%}" for c in found
+        ]
+        lines.append(f"| `{row['system']}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def export_all(slugs: tuple[str, ...], weights: Path, data: Path) -> None:
+    """Runs `files` for each, and renews its results and its table after each."""
+    kept = json.loads(EXPORTS.read_text(encoding="utf-8"))["rows"] if EXPORTS.is_file() else []
+    rows = {row["system"]: row for row in kept}
+    for slug in slugs:
+        rows[slug] = files(slug, weights, data)
+        print(table([rows[slug]]).splitlines()[-1], flush=True)
+        ordered = [rows[s] for s in EXPORTED if s in rows]
+        names = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
+        versions = {"terralapse": __version__} | {n: metadata.version(n) for n in names}
+        EXPORTS.write_text(
+            json.dumps({"versions": versions, "rows": ordered}, indent=1) + "\n", encoding="utf-8"
+        )
+        page = PAGE.read_text(encoding="utf-8")
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}\n{table(ordered)}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=None)
+    parser.add_argument("--files", action="store_true", help="export and compare; nothing is timed")
+    parser.add_argument(
+        "--weights", type=Path, default=ROOT / "weights", help="of systems whose card has none"
+    )
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-speed", action="store_true")
     asked = parser.parse_args()
+    if asked.files:
+        slugs = asked.models.split(",") if asked.models else EXPORTED
+        export_all(tuple(slugs), asked.weights, asked.data)
+        return
     engines = tuple(e for e in asked.engines.split(",") if e != "torch-bf16" or has_bf16(CPU))
     rows: list[dict[str, Any]] = []
     with torch_settings(asked.threads) as threads:
         print("| model | engine | F1 | difference in F1 | largest difference | change sides | ratio |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
-        for slug in asked.models.split(","):
+        for slug in asked.models.split(",") if asked.models else MODELS:
             for row in measure(slug, engines, asked.data, threads, not asked.no_speed):
                 rows.append(row)
                 print(f"| `{row['model']}` | {row['engine']} | {_cells(row)} |", flush=True)

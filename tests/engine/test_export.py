@@ -163,10 +163,10 @@ def test_what_has_no_network_is_refused(tmp_path: Path) -> None:
         export(FirstBand(), tmp_path / "first.onnx", [])
     with pytest.raises(ModelInputError, match="has no network to export"):
         export_system("ir-mad", tmp_path / "mad.onnx")
-    mapped = SmallDetector()
-    mapped.extras = ("map",)
-    with pytest.raises(ModelInputError, match="takes map beside the images"):
-        export(mapped, tmp_path / "mapped.onnx", [])
+    led = SmallDetector()
+    led.extras = ("elevation",)
+    with pytest.raises(ModelInputError, match="takes elevation beside the images"):
+        export(led, tmp_path / "led.onnx", [])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from small_network import SmallDetector
 from stand_ins import FirstBand
 from terralapse.engine import runtimes
 from terralapse.engine.scene import predict_scene
-from terralapse.errors import ResumeMismatchError, SettingError
+from terralapse.errors import ModelInputError, ResumeMismatchError, SettingError
 from terralapse.grid.pair import ArrayPair
 from terralapse.sensors import Unit
 
@@ -205,6 +207,35 @@ def test_engines_that_cannot_run_a_detector_are_refused(tmp_path: Path) -> None:
         predict_scene(FirstBand(), pair, tmp_path, engine="tensorrt")
     with pytest.raises(SettingError, match="computes in fp32, and not in bf16"):
         predict_scene(SmallDetector(), pair_of(60, 60), tmp_path, engine="onnx", precision="bf16")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of the compiler is that of Linux")
+def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pair = pair_of(60, 60)
+    with pytest.raises(
+        SettingError, match=r"engine compile: needs a C\+\+ compiler, and there is no g\+\+ here"
+    ):
+        predict_scene(SmallDetector(), pair, tmp_path / "asked", engine="compile")
+    monkeypatch.setattr(runtimes, "SMALL", 0)
+    monkeypatch.setattr(runtimes, "WORTH", dict.fromkeys(runtimes.NAMES[1:], 0.0))
+    monkeypatch.setattr(
+        runtimes, "PACKAGES", {"onnx": ("no_such_package",), "openvino": ("no_such_package",)}
+    )
+    result = predict_scene(SmallDetector(), pair, tmp_path / "auto")
+    assert result.engine["name"] == "torch"
+    assert "compile" not in result.engine["tried"]
+
+
+@pytest.mark.skipif(shutil.which("true") is None, reason="needs a program that does nothing")
+def test_a_compiler_that_does_not_compile_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "true"))
+    with pytest.raises(ModelInputError, match="small: does not run in the engine compile"):
+        predict_scene(SmallDetector(), pair_of(60, 60), tmp_path / "scene", engine="compile")
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ The graph holds the whole detector: the mask, the normalisation, the network and
   be used. Any B; H and W are multiples of the card's `size_multiple`.
 - `low`, `high` float32 [C], only for a detector that stretches a scene: the 2nd and 98th percentile of each
   band over the valid pixels of both dates of the whole scene, which no tile knows.
+- `map` int64 [B, H, W], only for a detector that takes a map of the earlier date: class ids of the scheme in
+  the card, 255 where nothing is known.
 - `probability` float32 [B, H, W], NaN where a date cannot be used.
 
 What is left outside: the alignment of the dates, the cut into tiles and the seams, and, for a network that
@@ -33,6 +35,7 @@ from terralapse.engine.parts import sync_folder
 from terralapse.engine.runner import INVARIANT, networks, weights_digest
 from terralapse.errors import ModelInputError, OutputExistsError, OutputNotWritableError, SettingError
 from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.mapped import MAP, MapDetector
 from terralapse.tasks.network import NetworkDetector
 
 TRACED_SIDES = 128, 192  # pixels, about, of the images that the graph is traced with
@@ -47,12 +50,24 @@ class DetectorGraph(nn.Module):
         self.network = detector.network
         self.detector = detector
 
-    def forward(self, images: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        low: Tensor | None = None,
+        high: Tensor | None = None,
+        map: Tensor | None = None,
+    ) -> Tensor:
+        # Nothing is cut off: it tells the tracer that the sides are multiples, which it finds out too late.
+        height, width = (
+            side // self.detector.multiple * self.detector.multiple for side in images.shape[-2:]
+        )
+        images = images[..., :height, :width]
+        given = {} if map is None else {MAP: map[:, :height, :width]}
         usable = ~images.isnan().any(dim=2).any(dim=1)  # [B, H, W]
         if low is not None and high is not None:
             images = self.detector.stretched(images, low, high)
         normal = self.detector.normalise(images, usable, {})
-        probability = self.detector.traced(normal, usable)
+        probability = self.detector.traced(normal, usable, **given)
         return torch.where(usable, probability, torch.full_like(probability, torch.nan))
 
 
@@ -88,18 +103,26 @@ def exportable(detector: ChangeDetector) -> NetworkDetector:
             "has no network to export: what it computes is fitted to each scene",
             "Choose a network, such as lapsenet/rgb; `terralapse systems` lists all.",
         )
-    if detector.extras:
+    unknown = [name for name in detector.extras if name != MAP]
+    if unknown:
         raise ModelInputError(
             slug,
-            f"takes {', '.join(detector.extras)} beside the images, for which an exported file has no input",
+            f"takes {', '.join(unknown)} beside the images, for which an exported file has no input",
             "Choose another network, such as lapsenet/rgb.",
+        )
+    if detector.window is not None:
+        raise ModelInputError(
+            slug,
+            f"cuts an image into overlapping windows of {detector.window} pixels, as many as its size asks "
+            "for, which a graph for any size cannot",
+            "Run it with `terralapse change`, or choose a size of it that takes images of any size.",
         )
     return detector
 
 
-def inputs_of(stretched: bool) -> tuple[str, ...]:
-    """Names of the inputs of a graph."""
-    return ("images", "low", "high") if stretched else ("images",)
+def inputs_of(detector: NetworkDetector, stretched: bool) -> tuple[str, ...]:
+    """Names of the inputs of the graph of a detector."""
+    return ("images", *(("low", "high") if stretched else ()), *detector.extras)
 
 
 def card_of(detector: NetworkDetector, stretched: bool) -> dict[str, Any]:
@@ -110,7 +133,7 @@ def card_of(detector: NetworkDetector, stretched: bool) -> dict[str, Any]:
         "slug": card.slug,
         "title": card.title,
         "task": str(card.task),
-        "inputs": list(inputs_of(stretched)),
+        "inputs": list(inputs_of(detector, stretched)),
         "output": "probability",
         "bands": list(detector.bands),
         "units": [str(unit) for unit in card.inputs.units],
@@ -121,6 +144,7 @@ def card_of(detector: NetworkDetector, stretched: bool) -> dict[str, Any]:
         "threshold": 0.5 if card.threshold is None else card.threshold,
         "temperature": card.temperature,
         "classes": card.classes,
+        "map_scheme": detector.map_scheme.slug if isinstance(detector, MapDetector) else None,
         "limits": list(card.limits),
         "licences": asdict(card.licences),
         "weights_sha256": weights_digest(detector),
@@ -136,28 +160,50 @@ def trace(detector: NetworkDetector, stretched: bool) -> Any:
     multiple, bands = detector.multiple, len(detector.bands)
     height, width = (max(2, round(side / multiple)) * multiple for side in TRACED_SIDES)
     generator = torch.Generator().manual_seed(0)
-    given: list[Tensor] = [255 * torch.rand(2, 2, bands, height, width, generator=generator)]
+    # Three, since two is also the number of dates, which the tracer would take for the batch.
+    given: list[Tensor] = [255 * torch.rand(3, 2, bands, height, width, generator=generator)]
     rows, cols = torch.export.Dim("rows", min=1), torch.export.Dim("cols", min=1)
     sides = {3: rows if multiple == 1 else multiple * rows, 4: cols if multiple == 1 else multiple * cols}
-    shapes: list[dict[int, Any] | None] = [{0: torch.export.Dim("batch", min=1), **sides}]
+    batch = torch.export.Dim("batch", min=1)
+    shapes: dict[str, Any] = {"images": {0: batch, **sides}}
     if stretched:
         given += [torch.zeros(bands), torch.full((bands,), 255.0)]
-        shapes += [{}, {}]
+        shapes |= {"low": {}, "high": {}}
+    named: dict[str, Tensor] = {}
+    if MAP in detector.extras:
+        named[MAP] = torch.zeros(3, height, width, dtype=torch.int64)
+        shapes[MAP] = {0: batch, 1: sides[3], 2: sides[4]}
     for network in networks(detector):
         network.eval()
     try:
         with torch.no_grad():
-            return torch.export.export(DetectorGraph(detector), tuple(given), dynamic_shapes=tuple(shapes))
+            graph = DetectorGraph(detector)
+            program = torch.export.export(graph, tuple(given), named, dynamic_shapes=shapes)
     except Exception as error:  # the tracer has many kinds, none of them public
         raise ModelInputError(
             detector.card.slug,
             f"cannot be traced for any batch and size ({_first_line(error)})",
             "Run it with `terralapse change` instead.",
         ) from error
+    seen = (
+        next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "images").meta["val"].shape
+    )
+    fixed = [name for name, at in (("batch", 0), ("height", 3), ("width", 4)) if isinstance(seen[at], int)]
+    if fixed:  # by a step of the network, which the tracer does not always say
+        raise ModelInputError(
+            detector.card.slug,
+            f"cannot be traced for any {' and '.join(fixed)}: a step of the network takes that of the trace",
+            "Run it with `terralapse change` instead.",
+        )
+    return program
 
 
-def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: bool) -> None:
+def write_graph(
+    detector: NetworkDetector, path: Path, kind: str, stretched: bool, program: Any = None
+) -> None:
     """Writes the graph with its card to `path` (and beside it a `.bin` for OpenVINO), as it goes.
+
+    `program` is what `trace` gave for this detector, for who writes more than one format of it.
 
     Raises:
         ModelInputError: the network cannot be expressed in this format.
@@ -167,7 +213,8 @@ def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: boo
     if kind != "torch":
         exported.need("onnx", "export")
         exported.need("onnxscript", "export")
-    program = trace(detector, stretched)
+    if program is None:
+        program = trace(detector, stretched)
     text = json.dumps(card_of(detector, stretched), sort_keys=True)
     if kind == "torch":
         with warnings.catch_warnings():
@@ -176,7 +223,7 @@ def write_graph(detector: NetworkDetector, path: Path, kind: str, stretched: boo
             torch.export.save(program, path, extra_files={exported.EXTRA: text})
         return
     onnx_path = path if kind == "onnx" else path.with_suffix(".onnx")
-    _write_onnx(detector, program, onnx_path, text, inputs_of(stretched))
+    _write_onnx(detector, program, onnx_path, text, inputs_of(detector, stretched))
     if vino is not None:
         try:
             model = vino.convert_model(str(onnx_path))
@@ -204,6 +251,8 @@ def _write_onnx(
     except Exception as error:
         raise _not_expressed(detector, "onnx", error) from error
     assert graph is not None
+    if graph.model.functions:  # bodies of loops, which OpenVINO wants in their place
+        exported.need("onnx_ir.passes.common", "export").InlinePass()(graph.model)
     graph.model.metadata_props[exported.CARD] = text
     graph.save(path, external_data=False)
 
@@ -229,7 +278,8 @@ def export(
     Args:
         detector: a network for two dates.
         path: ends with `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or `.pt2`.
-        tiles: float32 [B, 2, C, H, W] each, real images in the bands of the card, to check the file on.
+        tiles: float32 [B, 2, C, H, W] each, real images in the bands of the card, to check the file on; for a
+            detector that takes a map with its class ids as one more band, as `MapDetector` has them.
         kind: `auto` (as the suffix says), `onnx`, `openvino`, `torch`.
         overwrite: replace a file that is there.
 
@@ -292,13 +342,18 @@ def compare(detector: NetworkDetector, path: Path, tiles: Sequence[np.ndarray], 
             "bands": list(range(len(detector.bands))),
             "temperature": detector.card.temperature,
         }
-        given = {"images": images}
+        count = len(detector.bands)
+        tensor = torch.from_numpy(images)
+        if MAP in detector.extras:
+            state[MAP] = count
+        extras = {name: value.numpy() for name, value in detector.extras_of(tensor, state).items()}
+        images = np.ascontiguousarray(images[:, :, :count])
+        given = {"images": images, **extras}
         if stretched:
             low, high = np.nanpercentile(images, (2, 98), axis=(0, 1, 3, 4)).astype(np.float32)
             given |= {"low": low, "high": high}
             state["stretch"] = {"low": low.tolist(), "high": high.tolist()}
-        tensor = torch.from_numpy(images)
-        usable = ~tensor.isnan().any(dim=2)
+        usable = ~tensor[:, :, :count].isnan().any(dim=2)
         with torch.inference_mode():
             wanted = detector.predict(tensor, usable, state).numpy()
         known = usable.all(dim=1).numpy()

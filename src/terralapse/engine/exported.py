@@ -135,13 +135,16 @@ def _open_torch(path: Path, inputs: tuple[str, ...], threads: int | None = None)
     import torch
 
     module = torch.export.load(path).module()
+    by_name = [name for name in inputs if name == "map"]  # beside what has a fixed place
 
     def call(given: Mapping[str, np.ndarray]) -> np.ndarray:
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(given[name])) for name in inputs}
+        named = {name: tensors.pop(name) for name in by_name}
         before = torch.get_num_threads()
         torch.set_num_threads(threads or before)
         try:
             with torch.inference_mode():
-                return module(*(torch.from_numpy(np.ascontiguousarray(given[n])) for n in inputs)).numpy()
+                return module(*tensors.values(), **named).numpy()
         finally:
             torch.set_num_threads(before)
 

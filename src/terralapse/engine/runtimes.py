@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,7 +66,7 @@ class GraphRunner:
     """Tiles through the graph of a detector (see `engine.export`), on a CPU, in float32."""
 
     def __init__(self, detector: NetworkDetector, state: dict[str, Any], call: exported.Call) -> None:
-        self.detector, self.bands, self.call = detector, state["bands"], call
+        self.detector, self.state, self.bands, self.call = detector, state, state["bands"], call
         self.ends = {name: np.array(ends, np.float32) for name, ends in state.get("stretch", {}).items()}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -83,6 +86,8 @@ class GraphRunner:
         if down or right:
             part = np.pad(part, ((0, 0), (0, 0), (0, 0), (0, down), (0, right)), mode="edge")
         given = {"images": np.ascontiguousarray(part, np.float32), **self.ends}
+        for name, value in self.detector.extras_of(torch.from_numpy(images[..., *area]), self.state).items():
+            given[name] = np.pad(value.numpy(), ((0, 0), (0, down), (0, right)), mode="edge")
         try:
             prob = self.call(given)
         except Exception as error:  # runtimes say it in words alone
@@ -131,12 +136,22 @@ def unfit(name: str, detector: ChangeDetector, device: torch.device, precision: 
     if not isinstance(detector, NetworkDetector):
         return f"cannot run {detector.card.slug}, which has no network"
     if name == "compile":
-        return ""
-    if detector.extras:
-        return f"cannot give {detector.card.slug} its {', '.join(detector.extras)}"
+        return compiler_fault(device)
     if device.type != "cpu":
         return f"computes on a CPU, and the device is {device}"
     return "" if precision == "fp32" else f"computes in fp32, and not in {precision}"
+
+
+def compiler_fault(device: torch.device) -> str:
+    """What `torch.compile` lacks on a device; empty if nothing is known to be missing."""
+    if device.type != "cpu":
+        return (
+            "" if _importable("triton") else f"needs the package triton on {device}, which is not installed"
+        )
+    wanted = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    if shutil.which(wanted) is None:
+        return f"needs a C++ compiler, and there is no {wanted} here (install one, or name one in CXX)"
+    return ""
 
 
 def _compiled(detector: NetworkDetector) -> NetworkDetector:
@@ -154,7 +169,7 @@ def open_graph(name: str, detector: NetworkDetector, stretched: bool, threads: i
         exported.open_openvino if name == "openvino" else exported.open_onnx
     )
     with exported.whole(path):
-        return opened(path, inputs_of(stretched), threads)
+        return opened(path, inputs_of(detector, stretched), threads)
 
 
 def graph_file(detector: NetworkDetector, stretched: bool) -> Path:
@@ -245,7 +260,11 @@ def choose_engine(
 
 
 def _installed(name: str) -> bool:
-    return all(importlib.util.find_spec(package) is not None for package in PACKAGES.get(name, ()))
+    return all(_importable(package) for package in PACKAGES.get(name, ()))
+
+
+def _importable(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 class _Trial:

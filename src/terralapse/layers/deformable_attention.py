@@ -83,7 +83,10 @@ class DeformableAttention(nn.Module):
         """
         inner = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).float().unflatten(2, (*inner, 2))
-        pixel = torch.tensor([[1 / w, 1 / h] for h, w in sides], device=query.device)  # [levels, 2]
+        one = torch.ones(
+            (), device=query.device
+        )  # a tensor of numbers would fix the sides of an exported graph
+        pixel = torch.stack([torch.stack([one / w, one / h]) for h, w in sides])  # [levels, 2]
         at = places[None, :, None, None, None] + offsets * pixel[:, None]
         weights = self.attention_weights(query).unflatten(2, (self.heads, -1)).softmax(dim=-1)
         values = self.value_proj(value).unflatten(2, (self.heads, -1))
@@ -111,5 +114,6 @@ def centres(sides: Sequence[Side], device: torch.device) -> Tensor:
     for height, width in sides:
         y = (torch.arange(height, device=device) + 0.5) / height
         x = (torch.arange(width, device=device) + 0.5) / width
-        found.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1))
+        both = x[None].expand(height, width), y[:, None].expand(height, width)
+        found.append(torch.stack(both, dim=-1).flatten(0, 1))
     return torch.cat(found)

@@ -203,7 +203,7 @@ class MaskQueries(nn.Module):
         """
         levels = [m + self.level_embed.weight[i][:, None, None] for i, m in enumerate(pyramid)]
         own = self.query_embed.weight
-        x = self.query_feat.weight.expand(len(features), -1, -1)
+        x = self.query_feat.weight.expand(features.shape[0], -1, -1)
         logits, masks = [], []
         for i, (cross, among, mlp) in enumerate(
             zip(

@@ -1,10 +1,17 @@
-"""Layers that take the features of two dates and do not care which date came first."""
+"""Layers that take the features of two dates, and do not care which date came first."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def halves(stacked: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second date of a batch that holds both, [2 B, ...] to [B, ...] twice. By slices: a
+    chunk would fix the batch of an exported graph."""
+    pairs = stacked.shape[0] // 2
+    return stacked[:pairs], stacked[pairs:]
 
 
 class SymmetricFusion(nn.Module):
@@ -26,6 +33,6 @@ class SymmetricFusion(nn.Module):
 
     def forward(self, stacked: Tensor) -> Tensor:
         p, q = self.maps(stacked).chunk(2, dim=1)
-        pairs = stacked.shape[0] // 2  # by slices: a chunk or a roll would fix the batch of an exported graph
-        z = F.relu(self.bn(p + torch.cat([q[pairs:], q[:pairs]])))
-        return z[:pairs] + z[pairs:]
+        first, second = halves(q)
+        first, second = halves(F.relu(self.bn(p + torch.cat([second, first]))))
+        return first + second

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.layers.decoding import up_to
+from terralapse.layers.grid_means import grid_means
 
 GRIDS = (1, 2, 3, 6)
 
@@ -63,7 +63,7 @@ class PyramidPooling(nn.Module):
         """[B, dim, H, W] to [B, dim + 4 (dim // 4), H, W]."""
         found = [x]
         for number, cells in enumerate(GRIDS, start=1):
-            mean = self.get_submodule(f"conv{number}")(F.adaptive_avg_pool2d(x, cells))
+            mean = self.get_submodule(f"conv{number}")(grid_means(x, cells))
             found.append(up_to(mean, x.shape))
         return torch.cat(found, dim=1)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from terralapse.layers.padding import pad_to_multiple
+from terralapse.layers.padding import cut_to, pad_to_multiple
 
 KEPT_OUT = ("relative_position_index", "relative_coords_table", "attn_mask")  # computed, not learned
 
@@ -63,7 +63,7 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, multiple: int, checkpointing: b
             x = checkpoint(block, x, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
         else:
             x = block(x)
-    return x.permute(0, 3, 1, 2)[..., :height, :width]
+    return cut_to(x.permute(0, 3, 1, 2), height, width)
 
 
 class SwinV2(nn.Module):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.layers.fpn import ConvModule
+from terralapse.layers.grid_means import GridMeans
 
 
 def _to(x: Tensor, like: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ class PoolAndConv(nn.Sequential):
     """Means over a grid of `bins` x `bins`, and a convolution of one pixel."""
 
     def __init__(self, inputs: int, channels: int, bins: int) -> None:
-        super().__init__(nn.AdaptiveAvgPool2d(bins), ConvModule(inputs, channels, 1, "batch"))
+        super().__init__(GridMeans(bins), ConvModule(inputs, channels, 1, "batch"))
 
 
 class UPerHead(nn.Module):

@@ -172,10 +172,16 @@ class NetworkDetector(NetworkSystem, ChangeDetector):
             found[:, *area] = self.forward(normal, **given).change().probability(state["temperature"])
             return found
 
-    def traced(self, normal: Tensor, usable: Tensor) -> Tensor:
+    def traced(self, normal: Tensor, usable: Tensor, **extras: Tensor) -> Tensor:
         """Calibrated probability [B, H, W] of normalised images whose sides are multiples of `multiple`,
-        with no step that depends on what is in them: what an exported graph holds of `predict`."""
-        return self.forward(normal).change().probability(self.card.temperature)
+        with no step that depends on what is in them: what an exported graph holds of `predict`. `extras` as
+        for `forward`."""
+        return self.forward(normal, **extras).change().probability(self.card.temperature)
+
+    @property
+    def window(self) -> int | None:
+        """Pixels of the windows that the network itself cuts an image into, where its size is fixed."""
+        return None
 
     def extras_of(self, images: Tensor, state: Mapping[str, Any]) -> dict[str, Tensor]:
         """What `forward` gets beside the images, from the bands of the pair [B, 2, C, H, W] that are no

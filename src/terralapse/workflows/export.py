@@ -13,6 +13,8 @@ from terralapse.workflows.demo import PAIR, example
 
 if TYPE_CHECKING:
     from terralapse.engine.export import Check
+    from terralapse.tasks.mapped import MapDetector
+    from terralapse.tasks.network import NetworkDetector
 
 SIDE = 256  # pixels, about, of the tiles that a file is checked on
 
@@ -45,8 +47,15 @@ def export_system(
 
     format_of(Path(path), kind)  # before anything is built
     network = exportable(registry.build(slug, **({} if weights is None else {"weights": weights})))
-    tiles = real_tiles(network.bands, network.multiple)
-    return export(network, Path(path), tiles, kind=kind, overwrite=overwrite)
+    return export(network, Path(path), check_tiles(network), kind=kind, overwrite=overwrite)
+
+
+def check_tiles(detector: NetworkDetector) -> list[np.ndarray]:
+    """`real_tiles` in the form that this detector takes, see `with_map`."""
+    from terralapse.tasks.mapped import MapDetector
+
+    tiles = real_tiles(detector.bands, detector.multiple)
+    return [with_map(t, detector) for t in tiles] if isinstance(detector, MapDetector) else tiles
 
 
 def real_tiles(bands: tuple[str, ...], multiple: int) -> list[np.ndarray]:
@@ -69,3 +78,16 @@ def real_tiles(bands: tuple[str, ...], multiple: int) -> list[np.ndarray]:
     tall[1, :, side // 3 : side // 2, side // 4 : side // 2] = np.nan
     pictures = [np.ascontiguousarray(image[:, order]) for image in (wide, tall)]
     return [np.stack([pictures[0], pictures[0][::-1]]), pictures[1][None]]
+
+
+def with_map(tile: np.ndarray, detector: MapDetector) -> np.ndarray:
+    """A tile [B, 2, C, H, W] with one more band: class ids of a map of the earlier date by fixed rules,
+    brought to as many classes as the map of the detector has; the check is of arithmetic."""
+    from terralapse.data.pairs import IGNORE
+    from terralapse.data.rule_map import rule_map
+
+    order = [detector.bands.index(c) if c in detector.bands else 0 for c in ("red", "green", "blue")]
+    ids = np.stack([rule_map(image) for image in tile[:, 0, order]]).astype(np.float32)
+    ids = np.where(ids == IGNORE, ids, ids % len(detector.map_scheme.classes))
+    plane = np.broadcast_to(ids[:, None, None], (*tile.shape[:2], 1, *tile.shape[-2:]))
+    return np.concatenate([tile, plane], axis=2)

@@ -5,6 +5,10 @@ The recurrence is associative: two steps (a, b) and (a', b') of h -> a h + b mak
 Blocks of 16 steps are run in step with each other, their results are scanned in the same way, and so on: 16
 operations a level, log16(L) levels, about two multiply-adds an element, no division and so no overflow that
 the recurrence itself does not have.
+
+Where the length is a symbol of `torch.export` the levels are not known, and a graph with enough of them for
+any length takes minutes to trace. There one level of blocks is written out, and their results go through
+torch's own `scan`, one step after the other, which ONNX has as an operator.
 """
 
 from __future__ import annotations
@@ -14,19 +18,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 16
-_LEVELS_TRACED = 5
-"""Levels when the length is a symbol: enough for 16^5 = 1,048,576 steps."""
 _SLAB = 2**20
 """The most states that are held at once where the length is known; 4 MiB in float32."""
 
 
-def _levels(length: int | torch.SymInt) -> int:
-    if isinstance(length, torch.SymInt):
-        return _LEVELS_TRACED
+def _levels(length: int) -> int:
     levels, reach = 0, 1
     while reach < length:
         levels, reach = levels + 1, reach * _BLOCK
     return levels
+
+
+def _blocks(a: Tensor, b: Tensor, short: int) -> tuple[Tensor, Tensor]:
+    """Running compositions [blocks, 16, ...] of the steps (a, b) within each block of 16, after `short` steps
+    that change nothing are added at the end."""
+    a = torch.cat([a, a.new_ones(short, *a.shape[1:])]).unflatten(0, (-1, _BLOCK))
+    b = torch.cat([b, b.new_zeros(short, *b.shape[1:])]).unflatten(0, (-1, _BLOCK))
+    gains, values = [a[:, 0]], [b[:, 0]]
+    for i in range(1, _BLOCK):
+        values.append(a[:, i] * values[-1] + b[:, i])
+        gains.append(a[:, i] * gains[-1])
+    return torch.stack(gains, 1), torch.stack(values, 1)
 
 
 def _combine(a: Tensor, b: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -34,22 +46,30 @@ def _combine(a: Tensor, b: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     if levels == 0:
         return a, b
     length = a.shape[0]
-    # For a symbol three blocks at least: where a size, or a size less one, may be 1, export would fix it.
-    short = 3 * _BLOCK - length % _BLOCK if isinstance(length, torch.SymInt) else -length % _BLOCK
-    a = torch.cat([a, a.new_ones(short, *a.shape[1:])]).unflatten(0, (-1, _BLOCK))
-    b = torch.cat([b, b.new_zeros(short, *b.shape[1:])]).unflatten(0, (-1, _BLOCK))
-    gains, values = [a[:, 0]], [b[:, 0]]
-    for i in range(1, _BLOCK):
-        values.append(a[:, i] * values[-1] + b[:, i])
-        gains.append(a[:, i] * gains[-1])
-    gain, value = torch.stack(gains, 1), torch.stack(values, 1)
+    gain, value = _blocks(a, b, -length % _BLOCK)
     if levels > 1:
-        before_gain, before = _combine(gains[-1], values[-1], levels - 1)
+        before_gain, before = _combine(gain[:, -1], value[:, -1], levels - 1)
         before_gain = torch.cat([torch.ones_like(before_gain[:1]), before_gain[:-1]])[:, None]
         before = torch.cat([torch.zeros_like(before[:1]), before[:-1]])[:, None]
         value = gain * before + value
         gain = gain * before_gain
     return gain.flatten(0, 1)[:length], value.flatten(0, 1)[:length]
+
+
+def _states_of_any_length(a: Tensor, b: Tensor) -> Tensor:
+    """States after each of the steps (a, b) along dimension 0, whose length is a symbol; from zero."""
+    from torch._higher_order_ops.scan import scan  # loading it takes a while, and only an export needs it
+
+    length = a.shape[0]
+    # Three blocks at least: where a size, or a size less one, may be 1, export would fix it.
+    gain, value = _blocks(a, b, 3 * _BLOCK - length % _BLOCK)
+    _, before = scan(_step, torch.zeros_like(value[0, 0]), (gain[:, -1], value[:, -1]))
+    return (gain * before[:, None] + value).flatten(0, 1)[:length]
+
+
+def _step(state: Tensor, step: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The state after a step, and a copy of that before it: `scan` wants no result that is an argument."""
+    return step[0] * state + step[1], state.clone()
 
 
 def scan_time_first(
@@ -60,25 +80,37 @@ def scan_time_first(
     u, dt: [L, batch, D]; A [D, N]; B, C [L, batch, G, N].
     """
     length, batch, channels = u.shape
-    share, states = channels // groups, A.shape[1]
-    known = not isinstance(length, torch.SymInt)
+    states = A.shape[1]
+    if isinstance(length, torch.SymInt):
+        gain, value = _steps(u, dt, A, B, groups)
+        value = _states_of_any_length(gain, value)
+        return _read(value, C, groups), value[-1]
     slab = length
-    if known and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         # About ten tensors of states exist at a time; each is kept to half the size of u.
         slab = max(_BLOCK, min(length // (2 * states), _SLAB // max(1, batch * channels * states)))
     h = u.new_zeros(batch, channels, states)
     parts = []
-    for start in range(0, length, slab) if known else (0,):
-        here = slice(start, start + slab) if known else slice(None)
-        step = dt[here]
-        gain = (step[..., None] * A).exp()
-        narrow = B[here][:, :, :, None]
-        value = ((step * u[here]).unflatten(2, (groups, share))[..., None] * narrow).flatten(2, 3)
-        gain, value = _combine(gain, value, _levels(step.shape[0]))
+    for start in range(0, length, slab):
+        here = slice(start, start + slab)
+        gain, value = _steps(u[here], dt[here], A, B[here], groups)
+        gain, value = _combine(gain, value, _levels(gain.shape[0]))
         value = gain * h + value
         h = value[-1]
-        parts.append((value.unflatten(2, (groups, share)) * C[here][:, :, :, None]).sum(-1).flatten(2, 3))
+        parts.append(_read(value, C[here], groups))
     return (torch.cat(parts) if parts else torch.zeros_like(u)), h
+
+
+def _steps(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """What each step multiplies the state by, and what it adds: [L, batch, D, N] both."""
+    gain = (dt[..., None] * A).exp()
+    value = ((dt * u).unflatten(2, (groups, -1))[..., None] * B[:, :, :, None]).flatten(2, 3)
+    return gain, value
+
+
+def _read(states: Tensor, C: Tensor, groups: int) -> Tensor:
+    """[L, batch, D] of states [L, batch, D, N]."""
+    return (states.unflatten(2, (groups, -1)) * C[:, :, :, None]).sum(-1).flatten(2, 3)
 
 
 def _step_sizes(delta: Tensor, bias: Tensor | None, soft: bool) -> Tensor:
@@ -124,22 +156,35 @@ def path_scan(
     order: Tensor,
     inverse: Tensor,
 ) -> Tensor:
-    """The sum over the paths, [B, D, L]; path after path, so that the tensors of one exist at a time."""
+    """The sum over the paths, [B, D, L]; path after path, so that the tensors of one exist at a time, but for
+    a length that is a symbol: there all paths are one scan, so that the graph stays small."""
     kind = torch.promote_types(u.dtype, torch.float32)
-    channels = u.shape[1]
+    channels, count = u.shape[1], order.shape[0]
     x = u.to(kind).permute(2, 0, 1)
-    total = None
-    for k in range(order.shape[0]):
-        mine = slice(k * channels, (k + 1) * channels)
+
+    def along_path(k: int) -> tuple[Tensor, ...]:
+        """u, dt, B and C of path k in its order."""
+        mine, along = slice(k * channels, (k + 1) * channels), order[k]
         if weight is None:
             raw = delta[:, mine].to(kind).permute(2, 0, 1)
         else:
             raw = delta[:, k].to(kind).permute(2, 0, 1) @ weight[k].to(kind).t()
-        along = order[k]
         dt = _step_sizes(raw.index_select(0, along), None if bias is None else bias[mine].to(kind), soft)
-        b = B[:, k : k + 1].to(kind).permute(3, 0, 1, 2).index_select(0, along)
-        c = C[:, k : k + 1].to(kind).permute(3, 0, 1, 2).index_select(0, along)
-        y, _ = scan_time_first(x.index_select(0, along), dt, A[mine].to(kind), b, c, 1)
+        b, c = (z[:, k : k + 1].to(kind).permute(3, 0, 1, 2).index_select(0, along) for z in (B, C))
+        return x.index_select(0, along), dt, b, c
+
+    found: list[Tensor] = []
+    if isinstance(u.shape[2], torch.SymInt):
+        ours, dt, b, c = (torch.cat(z, dim=2) for z in zip(*map(along_path, range(count)), strict=True))
+        found = list(scan_time_first(ours, dt, A.to(kind), b, c, count)[0].split(channels, dim=2))
+    total = None
+    for k in range(count):
+        mine = slice(k * channels, (k + 1) * channels)
+        if found:
+            y = found[k]
+        else:
+            ours, dt, b, c = along_path(k)
+            y, _ = scan_time_first(ours, dt, A[mine].to(kind), b, c, 1)
         y = y.index_select(0, inverse[k])
         if D is not None:
             y = y + D[mine].to(kind) * x

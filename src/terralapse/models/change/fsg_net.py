@@ -30,7 +30,8 @@ from terralapse.layers.aspp import ASPP
 from terralapse.layers.decoding import enlarged
 from terralapse.layers.drop_block import DropBlock
 from terralapse.layers.fpn import ConvModule
-from terralapse.layers.padding import pad_to_multiple
+from terralapse.layers.padding import cut_to, pad_to_multiple
+from terralapse.layers.pairing import halves
 from terralapse.layers.stem import RGB, card_for_bands, inflate_stem
 from terralapse.layers.stsam import STSAM
 from terralapse.layers.wavelet import haar, inverse_haar
@@ -157,7 +158,7 @@ class DAWIM(nn.Module):
         for own, other in ((one, two), (two, one)):
             low = self.exchange(style * other[:, 0])[:, None]
             changed.append(inverse_haar(torch.cat([low, own[:, 1:] * factor], dim=1)))
-        return first + changed[0][..., : size[0], : size[1]], second + changed[1][..., : size[0], : size[1]]
+        return first + cut_to(changed[0], *size), second + cut_to(changed[1], *size)
 
 
 class LGFU(nn.Module):
@@ -234,7 +235,7 @@ class FSGNet(nn.Module):
         both = self.encoder(torch.cat([before, after]))
         levels = []
         for level, maps in enumerate(both, start=1):
-            first, second = self.frequency[level - 1](*self.reduce[level - 1](maps).chunk(2))
+            first, second = self.frequency[level - 1](*halves(self.reduce[level - 1](maps)))
             if level in ATTENDED:
                 first, second = self.space[str(level)](first, second)
             levels.append(self.laterals[level - 1](torch.cat([first, second], dim=1)))

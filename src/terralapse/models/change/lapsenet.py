@@ -254,7 +254,7 @@ class LapseNetDetector(NetworkDetector):
             normal = self.normalise(images[:, :, state["bands"]], usable, state)
             return self.forward(normal, None if usable.all() else usable).probability(state["temperature"])
 
-    def traced(self, normal: Tensor, usable: Tensor) -> Tensor:
+    def traced(self, normal: Tensor, usable: Tensor, **extras: Tensor) -> Tensor:
         """See `NetworkDetector.traced`; the edge of the data is the edge of an image, as in `predict`."""
         return self.forward(normal, usable).probability(self.card.temperature)
 

@@ -22,6 +22,7 @@ from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalis
 from terralapse.layers.decoding import up_to
 from terralapse.layers.fpn import FPN
 from terralapse.layers.layer_exchange import DifferenceWeighting, GatedFusion, exchange
+from terralapse.layers.pairing import halves
 from terralapse.layers.sliding import slide
 from terralapse.layers.stem import RGB, card_for_bands, inflate_stem
 from terralapse.layers.swin_v2 import SwinBlocks, SwinV2, imagenet_names
@@ -206,7 +207,7 @@ class LENet(nn.Module):
         found, pair = [], (before, after)
         for weigh, (name, _) in zip(self.rwe, self.encoder.steps(), strict=True):
             both = self.encoder.step(name, torch.cat(pair))
-            pair = weigh(*both.chunk(2))
+            pair = weigh(*halves(both))
             found.append(pair)
         return found
 
@@ -303,6 +304,10 @@ class LENetDetector(NetworkDetector):
     def __init__(self, card: Card, network: LENet, faithful: bool = False) -> None:
         super().__init__(card, network)
         self.faithful = faithful
+
+    @property
+    def window(self) -> int | None:
+        return self.network.side
 
     def forward(self, images: Tensor) -> LENetOutput:
         padded = self.padded(images)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
 from terralapse.layers.decoding import ConvBNReLU, up_to
 from terralapse.layers.dilated_resnet import dilated_resnet, pyramid
+from terralapse.layers.pairing import halves
 from terralapse.layers.stem import RGB, card_for_bands, inflate_stem
 from terralapse.layers.weights import load_strict, load_weights
 from terralapse.registry import register
@@ -221,7 +222,7 @@ class SemiCDVL(nn.Module):
 
     def pyramids(self, before: Tensor, after: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The four maps of each date, from one pass over a batch of both."""
-        both = [m.chunk(2) for m in pyramid(self.backbone, torch.cat([before, after]))]
+        both = [halves(m) for m in pyramid(self.backbone, torch.cat([before, after]))]
         return [m[0] for m in both], [m[1] for m in both]
 
 

@@ -25,6 +25,7 @@ from terralapse.errors import SettingError
 from terralapse.layers.fcos import FCOSHead, LevelOutput
 from terralapse.layers.fpn import FPN, ConvModule
 from terralapse.layers.mask_rcnn import MaskRCNN
+from terralapse.layers.pairing import halves
 from terralapse.layers.position import resize_position
 from terralapse.layers.regions import RegionExtractor
 from terralapse.layers.token_routing import RoutedMamba, Routing
@@ -245,7 +246,7 @@ class ChangeNetwork(_Network):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pairs [B, 2, 3, H, W] to logits of (no change, change) [B, 2, H/4, W/4]."""
         both = self.neck(self.backbone(images.transpose(0, 1).flatten(0, 1)))
-        joined = [conv(torch.cat(x.chunk(2), dim=1)) for conv, x in zip(self.fusion, both, strict=True)]
+        joined = [conv(torch.cat(halves(x), dim=1)) for conv, x in zip(self.fusion, both, strict=True)]
         decoded = [joined[-1]]
         for step, skip in zip(self.decoder, joined[-2::-1], strict=True):
             decoded.insert(0, step(skip, decoded[0]))

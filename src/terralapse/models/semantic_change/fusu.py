@@ -26,6 +26,7 @@ from terralapse.labels import FUSU
 from terralapse.layers.decoding import up_to
 from terralapse.layers.hrnet import HRNet, without_head
 from terralapse.layers.padding import pad_to_multiple
+from terralapse.layers.pairing import halves
 from terralapse.layers.pyramid_pooling import FCNHead, PSPHead
 from terralapse.layers.stem import RGB, card_for_bands, inflate_stem
 from terralapse.layers.utae import UTAE, Collapsed, Cropped, absent
@@ -187,8 +188,7 @@ class FusuChange(nn.Module):
 
     def features(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 15 width, H / 4, W / 4] of either date."""
-        first, second = self.backbone(torch.cat([before, after])).chunk(2)
-        return first, second
+        return halves(self.backbone(torch.cat([before, after])))
 
     def change(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits [B, 1, H / 4, W / 4]. What is added to both dates would cancel out, so nothing is."""

@@ -20,6 +20,7 @@ from terralapse.data.pairs import IGNORE
 from terralapse.labels import LANDSAT_SCD, SECOND_MAMBA
 from terralapse.layers.dct import ChannelConv
 from terralapse.layers.decoding import up_to
+from terralapse.layers.pairing import halves
 from terralapse.layers.vmamba import (
     Checkpointing,
     VSSBlock,
@@ -403,7 +404,7 @@ class MambaFCS(Checkpointing):
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Two images [B, 3, H, W] to the logits of change [B, 2, H, W] and of the classes of either date
         [B, K, H, W]."""
-        both = [f.chunk(2) for f in self.encoder(torch.cat([before, after]))]
+        both = [halves(f) for f in self.encoder(torch.cat([before, after]))]
         features_before, features_after = ([f[date] for f in both] for date in (0, 1))
         change, guides = self.decoder_bcd(features_before, features_after)
         heads = (
