@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from terralapse.data.words import says_change
 from terralapse.tasks import answer_metrics as answers
 from terralapse.tasks import caption_metrics as captions
 from terralapse.tasks import metrics as m
@@ -161,14 +162,18 @@ def check_answers(case: dict[str, Any]) -> None:
     assert cells == places["parsed"]
     assert list(answers.GRID) == places["labels"]
     for kind in ("road", "building"):
-        scores = answers.count_scores([i["truth"][kind] for i in counting["items"]], [c[kind] for c in counts])
+        scores = answers.count_scores(
+            [i["truth"][kind] for i in counting["items"]], [c[kind] for c in counts]
+        )
         assert {"MAE": scores["mae"], "RMSE": scores["rmse"]} == pytest.approx(counting[kind], **EXACT)
         found = answers.place_scores([i["truth"][kind] for i in places["items"]], [c[kind] for c in cells])
         assert found == pytest.approx(places[kind], **EXACT)
     told = case["change_or_not_from_caption"]
-    guesses = [int(answers.says_change(i["caption"])) for i in told["items"]]
+    guesses = [int(says_change(i["caption"])) for i in told["items"]]
     assert guesses == told["predictions"]
-    s = m.binary_scores(m.confusion_matrix(np.array([i["changed"] for i in told["items"]]), np.array(guesses), 2))
+    s = m.binary_scores(
+        m.confusion_matrix(np.array([i["changed"] for i in told["items"]]), np.array(guesses), 2)
+    )
     f_half = 1.25 * s.precision * s.recall / (0.25 * s.precision + s.recall)
     stated = {"accuracy": s.oa, "precision": s.precision, "recall": s.recall, "F1": s.f1, "F0.5": f_half}
     assert stated == pytest.approx({k: told[k] for k in stated}, **EXACT)

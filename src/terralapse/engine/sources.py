@@ -17,9 +17,12 @@ from terralapse.cards import Stretch, Task
 from terralapse.data.change_mix import ChangeMix, Pools
 from terralapse.data.change_pairs import Pair, read_building_masks, read_images, read_revisits
 from terralapse.data.mshs_bcd import MshsBcd
+from terralapse.data.samples import CaptionedPair
+from terralapse.data.words import encode_all
 from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
 from terralapse.labels import NOT_COUNTED, scheme
+from terralapse.tasks.captions import Captioner
 from terralapse.tasks.network import NetworkSystem
 
 Batch = dict[str, Tensor]
@@ -58,13 +61,18 @@ class _Val(Dataset[Batch]):
 
 
 def pick_bands(sample: Any, system: NetworkSystem) -> Any:
-    """A sample whose images have the bands of the system's card, in its order.
+    """A sample whose images have the bands of the system's card, in its order, and whose captions are in the
+    vocabulary of a system that writes some.
 
     Raises:
         BandError: the data lack a band.
+        SettingError: the system's vocabulary is not known.
     """
     from dataclasses import replace
 
+    if isinstance(sample, CaptionedPair) and isinstance(system, Captioner):
+        tokens = encode_all(system.need_vocabulary(), sample.captions, system.longest)
+        sample = replace(sample, tokens=tokens)
     if sample.bands == system.bands:
         return sample
     missing = [b for b in system.bands if b not in sample.bands]

@@ -1,5 +1,6 @@
 """Scores of answers to questions about images: closed answers, multiple choice, counts, places, masks.
 
+Whether a caption tells of a change is said by `terralapse.data.words.says_change`.
 Every function is pure and takes plain sequences or arrays; ratios without anything to divide by are NaN.
 """
 
@@ -13,13 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-GRID = tuple(f"{row}-{column}" for row in ("top", "center", "bottom") for column in ("left", "center", "right"))
-UNCHANGED = (  # the sentences with which LEVIR-CC and its kin say that nothing changed
-    "the scene is the same as before",
-    "there is no difference",
-    "the two scenes seem identical",
-    "no change has occurred",
-    "almost nothing has changed",
+GRID = tuple(
+    f"{row}-{column}" for row in ("top", "center", "bottom") for column in ("left", "center", "right")
 )
 NO_COUNTS = ("there are no changes in roads or buildings", "no new roads or buildings")
 
@@ -162,12 +158,6 @@ def place_scores(truth: Sequence[Collection[str]], answers: Sequence[Collection[
         "jaccard_samples_empty_equals_one": float(np.where(either == 0, 1.0, jaccard).mean()),
         "subset_accuracy": float((t == a).all(axis=1).mean()),
     }
-
-
-# --- change or not ---------------------------------------------------------------------------------------
-def says_change(caption: str, unchanged: Collection[str] = UNCHANGED) -> bool:
-    """Whether a caption tells of a change: it is none of the fixed sentences."""
-    return caption.strip().lower().rstrip(" .") not in unchanged
 
 
 # --- masks that a phrase refers to -----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -223,6 +223,7 @@ def _meteor(hypothesis: Tokens, reference: Tokens) -> MeteorCounts:
         places.setdefault(token, []).append(i)
     # matches (negative), chunks that are closed, sum of distances, place after the last match, taken places
     paths: list[tuple[int, int, int, int, frozenset[int]]] = [(0, 0, 0, -1, frozenset())]
+    spare = Counter(hypothesis)  # a token that the reference has often enough is never left out
     for at, token in enumerate(hypothesis):
         ahead = []
         for matches, chunks, way, after, taken in sorted(paths, key=lambda p: p[:3])[:BEAM]:
@@ -230,7 +231,8 @@ def _meteor(hypothesis: Tokens, reference: Tokens) -> MeteorCounts:
                 if place not in taken:
                     closed = chunks + (after not in (-1, place))
                     ahead.append((matches - 1, closed, way + abs(at - place), place + 1, taken | {place}))
-            ahead.append((matches, chunks + (after != -1), way, -1, taken))
+            if spare[token] > len(places.get(token, ())):
+                ahead.append((matches, chunks + (after != -1), way, -1, taken))
         paths = ahead
     ended = [(m, chunks + (after != -1), way) for m, chunks, way, after, _ in paths]
     matches, chunks, _ = min(ended)
@@ -264,29 +266,7 @@ def caption_scores(hypotheses: Hypotheses, references: References) -> CaptionSco
     Raises:
         ValueError: as for `bleu`.
     """
-    grams = bleu(hypotheses, references)
+    one, two, three, four = bleu(hypotheses, references)
     meteor, rouge = meteor_exact(hypotheses, references), rouge_l(hypotheses, references)
     cider = cider_d(hypotheses, references)
-    return CaptionScores(*grams, meteor, rouge, cider, (grams[3] + meteor + rouge + cider) / 4)
-
-
-def unchanged_scores(
-    hypotheses: Hypotheses, references: References, unchanged: Callable[[Tokens], bool]
-) -> dict[str, float]:
-    """How often a caption says rightly that nothing changed.
-
-    Args:
-        unchanged: whether a sentence says that nothing changed; an image has not changed where its first
-            reference says so.
-
-    Returns:
-        `nochange_acc`: share of the images without change whose hypothesis says so; `change_acc`: share of
-        the others whose hypothesis does not. NaN where there is no such image.
-    """
-    _check(hypotheses, references)
-    truth = np.array([unchanged(several[0]) for several in references])
-    said = np.array([unchanged(h) for h in hypotheses])
-    return {
-        "nochange_acc": float(said[truth].mean()) if truth.any() else math.nan,
-        "change_acc": float((~said)[~truth].mean()) if (~truth).any() else math.nan,
-    }
+    return CaptionScores(one, two, three, four, meteor, rouge, cider, (four + meteor + rouge + cider) / 4)

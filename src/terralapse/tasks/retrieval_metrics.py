@@ -99,8 +99,8 @@ def mean_average_precision(
         ValueError: as `hit_rate`.
     """
     found = _asked(scores, relevance) > 0
-    k = found.shape[1] if k is None else k
+    depth = found.shape[1] if k is None else k
     precision = found.cumsum(axis=1) / np.arange(1, found.shape[1] + 1)
     relevant = found.sum(axis=1)
-    below = relevant if over_all else np.minimum(relevant, k)
-    return float(((precision * found)[:, :k].sum(axis=1) / below).mean())
+    below = relevant if over_all else np.minimum(relevant, depth)
+    return float(((precision * found)[:, :depth].sum(axis=1) / below).mean())
