@@ -4,7 +4,7 @@ stretch needs to know of the scene."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,7 @@ def pick_bands(sample: Any, system: NetworkSystem) -> Any:
         BandError: the data lack a band.
         SettingError: the system's vocabulary is not known.
     """
-    from dataclasses import replace
-
-    if isinstance(sample, CaptionedPair) and isinstance(system, Captioner):
-        tokens = encode_all(system.need_vocabulary(), sample.captions, system.longest)
-        sample = replace(sample, tokens=tokens)
+    sample = _in_ids(sample, system)
     if sample.bands == system.bands:
         return sample
     missing = [b for b in system.bands if b not in sample.bands]
@@ -86,6 +82,13 @@ def pick_bands(sample: Any, system: NetworkSystem) -> Any:
     if hasattr(sample, "images"):
         return replace(sample, images=sample.images[:, picked], bands=system.bands)
     return replace(sample, image=sample.image[picked], bands=system.bands)
+
+
+def _in_ids(sample: Any, system: NetworkSystem) -> Any:
+    """A sample with its captions in the ids of a system that writes some; any other as it is."""
+    if not (isinstance(sample, CaptionedPair) and isinstance(system, Captioner)):
+        return sample
+    return replace(sample, tokens=encode_all(system.need_vocabulary(), sample.captions, system.longest))
 
 
 def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
