@@ -66,7 +66,7 @@ STILL = (
 BUILT = (
     "two houses are built at the top .",
     "two buildings appear in the top .",
-    "two houses appear, at the edge of the scene .",
+    "two houses appear at the edge of the scene .",
     "two houses are built at the top of the scene .",
     "two buildings show up in the desert .",
 )

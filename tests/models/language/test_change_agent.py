@@ -392,4 +392,4 @@ def test_four_pairs_are_learned_by_heart(tmp_path: Path) -> None:
     agent = registry.build("change-agent/nano", weights=path)
     images = torch.from_numpy(open_dataset("levir-mci", data, "train")[0].images)[None]
     for beam in (1, 3):
-        assert agent.caption(images, beam) == ["two houses appear , at the edge of the scene"]
+        assert agent.caption(images, beam) == ["two houses appear at the edge of the scene"]
