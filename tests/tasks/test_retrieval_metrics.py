@@ -43,7 +43,9 @@ def test_average_precision_by_hand() -> None:
 def test_both_directions_count() -> None:
     table = np.array([[2.0, 1.0], [3.0, 0.0]])
     eye = np.eye(2)
-    assert mean_recall(table, eye, (1,)) == pytest.approx((0.5 + 0.5) / 2)
+    assert hit_rate(table, eye, 1) == 0.5
+    assert hit_rate(table.T, eye, 1) == 0
+    assert mean_recall(table, eye, (1,)) == 0.25
 
 
 def test_ties_keep_the_order_of_the_items() -> None:

@@ -7,6 +7,7 @@ ours to ship. Nothing else of the library needs them: without, there is
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import subprocess
@@ -72,25 +73,35 @@ def meteor(
     if not path.is_file():
         raise FileMissingError(path, "is not there", f"Give the path of {JAR}.")
     command = [java, "-Xmx2G", "-jar", str(path), "-", "-", "-stdio", "-l", "en", "-norm"]
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command,
         cwd=path.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         encoding="utf-8",
-    ) as process:
-        try:
-            counts = [
-                _ask(process, " ||| ".join(["SCORE", *map(_line, several), _line(said)]), path)
-                for said, several in zip(hypotheses, references, strict=True)
-            ]
-            first = _ask(process, " ||| ".join(["EVAL", *counts]), path)
-            found = [first, *(_answer(process, path) for _ in counts)]  # each sentence, and then all
-        finally:
-            process.kill()
+    )
+    try:
+        counts = [
+            _ask(process, " ||| ".join(["SCORE", *map(_line, several), _line(said)]), path)
+            for said, several in zip(hypotheses, references, strict=True)
+        ]
+        first = _ask(process, " ||| ".join(["EVAL", *counts]), path)
+        found = [first, *(_answer(process, path) for _ in counts)]  # each sentence, and then all
+    finally:
+        _end(process)
     *each, corpus = map(float, found)
     return MeteorScores(corpus, tuple(each))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError):  # what was not read yet has nobody left to read it
+        process.stdin.close()
+    process.stdout.close()
 
 
 def _line(sentence: str) -> str:
