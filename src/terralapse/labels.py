@@ -246,6 +246,15 @@ HRSCD = ClassScheme(  # the files hold 0 for no information and 1..5; the reader
         LabelClass(4, "water", "Water", "#3c8cdc"),
     ),
 )
+LEVIR_MCI = ClassScheme(  # the files hold 0, 128 and 255
+    "levir-mci",
+    "LEVIR-MCI, what changed",
+    (
+        LabelClass(0, "no_change", "No change", "#f2f0eb"),
+        LabelClass(1, "road", "Changed road", "#ffff00"),
+        LabelClass(2, "building", "Changed building", "#ff0000"),
+    ),
+)
 RULES = ClassScheme(
     "rules",
     "What an RGB image shows by fixed rules",

@@ -89,6 +89,15 @@ def test_a_checkpoint_of_tensors_is_read(tmp_path, key):
     assert set(w.read_tensors(tmp_path / "w.pth")) == set(state)
 
 
+def test_tables_of_a_checkpoint_come_first_in_the_names(tmp_path):
+    torch.save({"one": {"a.b": torch.ones(2)}, "two": {"a.b": torch.zeros(1)}}, tmp_path / "w.pth")
+    found = w.read_tensors(tmp_path / "w.pth")
+    assert {name: t.tolist() for name, t in found.items()} == {"one.a.b": [1, 1], "two.a.b": [0]}
+    torch.save({"one": {"a": torch.ones(2)}, "two": {"epoch": 3}}, tmp_path / "x.pth")
+    with pytest.raises(UnreadableFileError, match="no table of tensors"):
+        w.read_tensors(tmp_path / "x.pth")
+
+
 def test_what_is_no_file_of_weights(tmp_path):
     with pytest.raises(FileMissingError):
         w.read_tensors(tmp_path / "none.safetensors")

@@ -22,6 +22,7 @@ from terralapse.data.fusu import Fusu
 from terralapse.data.hrscd import Hrscd
 from terralapse.data.isprs import Isprs
 from terralapse.data.levir import Levir
+from terralapse.data.levir_mci import LevirMci
 from terralapse.data.loveda import LoveDA
 from terralapse.data.mshs_bcd import MshsPairs
 from terralapse.data.rule_map import WithRuleMap
@@ -186,6 +187,10 @@ def _levir(title: str) -> Callable[..., Named]:
         return Levir(root, split, **{"title": title, **options})
 
     return opened
+
+
+def _levir_cc(root: Path | str, split: str, **options: Any) -> Named:
+    return LevirMci(root, split, **{"title": "LEVIR-CC", **options}, masks=False)
 
 
 def _second(root: Path | str, split: str | None, **options: Any) -> Named:
@@ -382,6 +387,25 @@ DATASETS: dict[str, Entry] = {
         "monthly series of 14 bands at 10 m. The sizes of the splits are not established.",
         whole=True,
         options=("series", "series_scale", "full", "gsd", "title"),
+    ),
+    "levir-mci": Entry(
+        Task.LANGUAGE,
+        LevirMci,
+        ("train", "val", "test"),
+        "LEVIR-MCI",
+        "academic use",
+        "6,815, 1,333 and 1,929 pairs of 256 x 256 pixels with five sentences each and a mask of changed "
+        "roads and buildings; about half of the pairs show no change.",
+        options=("gsd", "title"),
+    ),
+    "levir-cc": Entry(
+        Task.LANGUAGE,
+        _levir_cc,
+        ("train", "val", "test"),
+        "LEVIR-CC",
+        "academic use",
+        "The same pairs and sentences without the masks.",
+        options=("gsd", "title"),
     ),
     "xbd": Entry(
         Task.DAMAGE,

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from terralapse.data.pairs import IGNORE
+from terralapse.data.words import says_change
 from terralapse.labels import ClassScheme
 from terralapse.sensors import Unit
 
@@ -86,6 +87,29 @@ class ClassifiedImage:
     gsd: float
     bands: tuple[str, ...]
     unit: Unit
+
+
+@dataclass(frozen=True)
+class CaptionedPair:
+    """Two dates and one or more sentences about what changed between them.
+
+    `label` uint8 [H, W] of the scheme's values and `IGNORE`, None where there is no mask. `tokens` int64
+    [R, L] are the sentences in the vocabulary of a system (see `terralapse.data.words`), once one is chosen.
+    """
+
+    name: str
+    images: np.ndarray
+    label: np.ndarray | None
+    captions: tuple[str, ...]
+    gsd: float
+    bands: tuple[str, ...]
+    unit: Unit
+    tokens: np.ndarray | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the first sentence tells of a change."""
+        return says_change(self.captions[0])
 
 
 Sample = TypeVar("Sample", covariant=True)

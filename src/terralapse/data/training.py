@@ -12,10 +12,18 @@ from torch.utils.data import Dataset
 
 from terralapse.data.augment_pairs import AugmentRecipe, augment_all
 from terralapse.data.pairs import IGNORE, LabelledPair
-from terralapse.data.samples import ClassifiedImage, DamagePair, DataSet, LabelledImage, SemanticPair
+from terralapse.data.samples import (
+    CaptionedPair,
+    ClassifiedImage,
+    DamagePair,
+    DataSet,
+    LabelledImage,
+    SemanticPair,
+)
+from terralapse.data.words import SAME, tokens_of
 from terralapse.errors import SettingError
 
-AnySample = LabelledPair | SemanticPair | DamagePair | LabelledImage | ClassifiedImage
+AnySample = LabelledPair | SemanticPair | DamagePair | LabelledImage | ClassifiedImage | CaptionedPair
 
 
 def parts_of(sample: AnySample) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
@@ -26,6 +34,8 @@ def parts_of(sample: AnySample) -> tuple[np.ndarray, dict[str, np.ndarray], int 
         return sample.image[None], {"label": sample.label}, None
     if isinstance(sample, DamagePair):
         return sample.images, {"building": sample.building, "damage": sample.damage}, None
+    if isinstance(sample, CaptionedPair):
+        return sample.images, {} if sample.label is None else {"label": sample.label}, None
     known = {} if sample.map is None else {"map": sample.map}
     if isinstance(sample, SemanticPair):
         if sample.change is not None:
@@ -47,7 +57,8 @@ def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
         task as `terralapse.tasks.network` lists it: maps int64 [B, H, W] (`IGNORE` also where there is no
         data), or `label` int64 [B] for classification. Where any sample has a series, `series` float32
         [B, T, C, h, w] of the longest, 0 where there is no data: at missing dates, and all over for a sample
-        that has none.
+        that has none. Captions that are tokenised come as `captions` int64 [B, R, L], 0 after their end and
+        where a sample has fewer, with `changed` bool [B].
 
     Raises:
         ValueError: no sample, or images or series of several sizes.
@@ -59,7 +70,44 @@ def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
     if len(sizes) > 1:
         raise ValueError(f"one batch cannot hold images of {', '.join(map(str, sorted(sizes)))}")
     batch = {key: torch.stack([t[key] for t in tensors]) for key in tensors[0]}
-    return batch | _batch_of_series([series_of(s) for s in samples])
+    return batch | _batch_of_series([series_of(s) for s in samples]) | _batch_of_captions(samples)
+
+
+def _batch_of_captions(samples: Sequence[AnySample]) -> dict[str, Tensor]:
+    """`captions` and `changed`, or nothing where no sample has tokens."""
+    given = [(s.tokens, s.changed) for s in samples if isinstance(s, CaptionedPair) and s.tokens is not None]
+    if not given:
+        return {}
+    most = max(len(tokens) for tokens, _ in given)
+    captions = torch.zeros(len(given), most, given[0][0].shape[1], dtype=torch.int64)
+    for place, (tokens, _) in zip(captions, given, strict=True):
+        place[: len(tokens)] = torch.from_numpy(tokens)
+    return {"captions": captions, "changed": torch.tensor([changed for _, changed in given])}
+
+
+def caption_of(sample: CaptionedPair, rng: np.random.Generator) -> Tensor:
+    """The sentence that a sample teaches this time, int64 [L]: one at random, but always the same one where
+    nothing changed, as the authors of LEVIR-MCI do it."""
+    assert sample.tokens is not None
+    same = [i for i, s in enumerate(sample.captions) if " ".join(tokens_of(s)) == SAME]
+    return torch.from_numpy(sample.tokens[same[0] if same else int(rng.integers(len(sample.captions)))])
+
+
+def _check_described(images: np.ndarray, recipe: AugmentRecipe, size: int | None) -> None:
+    """Sentences say what is left of what, and what all of the image shows."""
+    moved = [n for n in ("hflip", "vflip", "turn", "swap") if getattr(recipe, n) > 0]
+    if moved:
+        raise SettingError(
+            f"augment_{moved[0]}={getattr(recipe, moved[0]):g}",
+            "moves what the captions name by its place",
+            "Set hflip, vflip, turn and swap to 0.",
+        )
+    if size is not None and (images.shape[-2:] != (size, size) or recipe.area_low < 1):
+        raise SettingError(
+            f"size={size}",
+            f"cuts images of {images.shape[-2]} x {images.shape[-1]} pixels that are described as a whole",
+            "Train on whole images: their own size, area_low and area_high of 1.",
+        )
 
 
 def _batch_of_series(every: list[np.ndarray | None]) -> dict[str, Tensor]:
@@ -112,7 +160,8 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
 
     Raises:
         SettingError: the data set is empty, or (when a sample is drawn) the recipe exchanges before and after
-            of a disaster, or cuts out a part of images that have a series.
+            of a disaster, cuts out a part of images that have a series, or moves or cuts what captions
+            describe.
     """
 
     def __init__(
@@ -141,7 +190,11 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
             raise SettingError(
                 f"swap={self.recipe.swap:g}", "the map shows the earlier date, not the later", "Leave it out."
             )
+        if isinstance(sample, CaptionedPair):
+            _check_described(images, self.recipe, self.size)
         rng = np.random.default_rng([self.seed, 1, index])
         images, maps, series = augment_all(images, maps, series, self.recipe, rng, self.size)
         given = {} if series is None else {"series": _series_tensor(series)}
+        if isinstance(sample, CaptionedPair) and sample.tokens is not None:
+            given["tokens"] = caption_of(sample, rng)
         return _tensors(images, maps, label) | given

@@ -35,7 +35,8 @@ MAPS = ("label", "before", "after", "building", "damage", "map", "change")
 @dataclass(frozen=True)
 class ModeScores:
     """`scores` by protocol; `interval` the 95 % interval of the score named `main`, over images (or tiles)
-    drawn again, None with fewer than two; `counts` what everything can be recomputed from."""
+    drawn again, None with fewer than two and for captions, whose scores are of a whole corpus; `counts` what
+    everything can be recomputed from."""
 
     samples: int
     scores: dict[str, dict[str, Any]]
@@ -152,7 +153,7 @@ def score_split(
             f"Read the labels in the order of the system, where they can be: scheme={classes}.",
         )
     modes = {"whole": _mode(system, dataset, None, threshold, device, samples)}
-    if tile is not None and task is not Task.CLASSIFICATION and _larger(dataset[0], tile):
+    if tile is not None and task not in (Task.CLASSIFICATION, Task.LANGUAGE) and _larger(dataset[0], tile):
         modes[f"tile{tile}"] = _mode(system, dataset, tile, threshold, device, samples)
     shipped = system.card.weights[0].file if system.card.weights else ""
     return SplitReport(
@@ -269,7 +270,7 @@ def _network(system: NetworkSystem, dataset: Any, scheme: Any, device: str, samp
         measure.update(output, batch)
         parts.append(measure.counts())
         pixels += batch["images"].shape[-2] * batch["images"].shape[-1]
-    totals = {name: np.sum([p[name] for p in parts], axis=0) for name in parts[0]}
+    totals = measure.joined(parts)
     return ModeScores(
         samples=len(parts),
         scores=measure.scores(totals),
@@ -317,7 +318,7 @@ def _same_classes(system: NetworkSystem, output: Any, classes: int, scheme: str)
 def _interval(
     measure: Measure, parts: list[dict[str, np.ndarray]], samples: int
 ) -> tuple[float, float] | None:
-    if len(parts) < 2:
+    if len(parts) < 2 or not measure.sums:
         return None
     names, shapes = list(parts[0]), [parts[0][n].shape for n in parts[0]]
     flat = np.stack([np.concatenate([p[n].ravel() for n in names]) for p in parts])

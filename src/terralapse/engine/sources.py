@@ -4,7 +4,7 @@ stretch needs to know of the scene."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from terralapse.cards import Stretch, Task
 from terralapse.data.change_mix import ChangeMix, Pools
 from terralapse.data.change_pairs import Pair, read_building_masks, read_images, read_revisits
 from terralapse.data.mshs_bcd import MshsBcd
+from terralapse.data.samples import CaptionedPair
+from terralapse.data.words import encode_all
 from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
 from terralapse.labels import NOT_COUNTED, scheme
+from terralapse.tasks.captions import Captioner
 from terralapse.tasks.network import NetworkSystem
 
 Batch = dict[str, Tensor]
@@ -58,13 +61,14 @@ class _Val(Dataset[Batch]):
 
 
 def pick_bands(sample: Any, system: NetworkSystem) -> Any:
-    """A sample whose images have the bands of the system's card, in its order.
+    """A sample whose images have the bands of the system's card, in its order, and whose captions are in the
+    vocabulary of a system that writes some.
 
     Raises:
         BandError: the data lack a band.
+        SettingError: the system's vocabulary is not known.
     """
-    from dataclasses import replace
-
+    sample = _in_ids(sample, system)
     if sample.bands == system.bands:
         return sample
     missing = [b for b in system.bands if b not in sample.bands]
@@ -78,6 +82,13 @@ def pick_bands(sample: Any, system: NetworkSystem) -> Any:
     if hasattr(sample, "images"):
         return replace(sample, images=sample.images[:, picked], bands=system.bands)
     return replace(sample, image=sample.image[picked], bands=system.bands)
+
+
+def _in_ids(sample: Any, system: NetworkSystem) -> Any:
+    """A sample with its captions in the ids of a system that writes some; any other as it is."""
+    if not (isinstance(sample, CaptionedPair) and isinstance(system, Captioner)):
+        return sample
+    return replace(sample, tokens=encode_all(system.need_vocabulary(), sample.captions, system.longest))
 
 
 def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:

@@ -140,7 +140,8 @@ def check_hash(path: Path, expected: str, kind: str = "sha256") -> None:
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file, or of a pickled checkpoint that holds nothing but tensors.
 
-    A checkpoint may hold its tensors under the key `state_dict` or `model`.
+    A checkpoint may hold its tensors under the key `state_dict` or `model`, or in several tables, whose keys
+    then come first in the names: `encoder.weight` for the `weight` of the table `encoder`.
 
     Raises:
         FileMissingError, UnreadableFileError, UnsafeWeightsError.
@@ -169,6 +170,8 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         ) from error
     if isinstance(loaded, dict):
         loaded = next((loaded[k] for k in ("state_dict", "model") if isinstance(loaded.get(k), dict)), loaded)
+        if loaded and all(isinstance(table, dict) for table in loaded.values()):
+            loaded = {f"{key}.{name}": v for key, table in loaded.items() for name, v in table.items()}
     if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise UnreadableFileError(path, "holds no table of tensors", "Save `model.state_dict()` instead.")
     return loaded

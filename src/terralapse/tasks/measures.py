@@ -8,7 +8,7 @@ name of its protocol (`scd_p7` and `scd_p37` cannot be compared, nor can the two
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from torchmetrics import Metric
 from terralapse.cards import Task
 from terralapse.data.pairs import IGNORE
 from terralapse.errors import SystemNotReadyError
+from terralapse.tasks.caption_metrics import caption_scores
+from terralapse.tasks.captions import MaskedCaptionOutput, counted_sentences, read_sentences
 from terralapse.tasks.change import ChangeOutput
 from terralapse.tasks.classification import ClassificationOutput
 from terralapse.tasks.confusion import confusion_counts
@@ -41,18 +43,23 @@ ECE_BINS = 50  # of those, 4 each
 
 class Measure(Metric):
     """Counts over outputs and targets of one task. `monitor` names what training maximises, as
-    `<protocol>.<score>`."""
+    `<protocol>.<score>`; `sums` says whether counts of images add up, number by number."""
 
     full_state_update = False
     monitor: str
+    sums = True
 
     def add_counts(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> None:
         """A state of zeros that is summed over processes."""
         self.add_state(name, torch.zeros(*shape, dtype=dtype), dist_reduce_fx="sum")
 
     def counts(self) -> dict[str, np.ndarray]:
-        """The states as arrays; they add up over images, and `scores` takes them."""
+        """The states as arrays; `joined` brings those of images together, and `scores` takes them."""
         return {name: getattr(self, name).cpu().numpy() for name in self._defaults}
+
+    def joined(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The counts of several images together."""
+        return {name: np.sum([p[name] for p in parts], axis=0) for name in parts[0]}
 
     @abstractmethod
     def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
@@ -276,6 +283,68 @@ class ClassificationMeasure(Measure):
         return {"macro": macro_scores(counts["matrix"]).as_dict()}
 
 
+class CaptionMeasure(Measure):
+    """Sentences about pairs of dates, and the mask beside them where there is one.
+
+    `captions` holds every score of the whole corpus, with its tokens as ids of the vocabulary; `changed` and
+    `unchanged` those of its two parts, by what the first reference says; `segmentation` those of the mask.
+    `change_or_not` is the share of sentences that are right about whether anything changed. Training
+    maximises `captions.selection`: BLEU-4, plus the mean IoU where there are masks. CIDEr-D weighs words by
+    the whole corpus: counts are the sentences themselves, in one row of numbers.
+    """
+
+    monitor = "captions.selection"
+    sums = False
+    stream: list[Tensor]
+    matrix: Tensor
+
+    def __init__(self, classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.classes = classes
+        self.add_state("stream", [], dist_reduce_fx="cat")
+        self.add_counts("matrix", classes, classes)
+
+    def update(self, output: MaskedCaptionOutput, target: Mapping[str, Tensor]) -> None:
+        """Counts a batch of written sentences, and of masks where both sides have them."""
+        for row in counted_sentences(output, target):
+            self.stream.append(torch.tensor(row, dtype=torch.int64, device=self.device))
+        mask = getattr(output, "mask", None)
+        if mask is not None and "label" in target:
+            known = target["label"] != IGNORE
+            self.matrix += confusion_counts(target["label"][known], mask.argmax(dim=1)[known], self.classes)  # pyright: ignore
+
+    def counts(self) -> dict[str, np.ndarray]:
+        stream: Any = self.stream  # one tensor once processes were brought together
+        rows = stream if isinstance(stream, list) else [stream]
+        numbers = torch.cat(rows).cpu().numpy() if rows else np.empty(0, np.int64)
+        return {"stream": numbers, "matrix": self.matrix.cpu().numpy()}
+
+    def joined(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {
+            "stream": np.concatenate([p["stream"] for p in parts]),
+            "matrix": np.sum([p["matrix"] for p in parts], axis=0),
+        }
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        images = read_sentences(counts["stream"].tolist())
+        found: Scores = {}
+        for name, part in (
+            ("captions", images),
+            ("changed", [i for i in images if i.changed]),
+            ("unchanged", [i for i in images if not i.changed]),
+        ):
+            if part:
+                found[name] = caption_scores([i.said for i in part], [i.references for i in part]).as_dict()
+                right = float(np.mean([i.says_change == i.changed for i in part]))
+                found[name] |= {"images": len(part), "change_or_not": right}
+        selection = found["captions"]["bleu4"] if images else float("nan")
+        if counts["matrix"].any():
+            found["segmentation"] = segmentation_scores(counts["matrix"]).as_dict()
+            selection += found["segmentation"]["miou"]
+        found.setdefault("captions", {})["selection"] = selection
+        return found
+
+
 def measure_for(
     task: Task,
     classes: int,
@@ -287,7 +356,7 @@ def measure_for(
 
     Args:
         task: of the system's card.
-        classes: of the labels; for semantic change without "unchanged".
+        classes: of the labels; for semantic change without "unchanged", for captions of the masks.
         threshold, temperature: for binary change.
         excluded: for segmentation.
 
@@ -305,6 +374,8 @@ def measure_for(
             return SegmentationMeasure(classes, excluded)
         case Task.CLASSIFICATION:
             return ClassificationMeasure(classes)
+        case Task.LANGUAGE:
+            return CaptionMeasure(classes)
         case _:
             raise SystemNotReadyError(
                 str(task), "systems of this task cannot be scored", "See `terralapse systems --task change`."

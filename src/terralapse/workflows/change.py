@@ -264,6 +264,7 @@ ON_A_SCENE = {
     Task.CHANGE: "",
     Task.SEMANTIC_CHANGE: "The map shows where something changed; which class it was and became is left out.",
     Task.DAMAGE: "The map shows damaged buildings; their grade is left out.",
+    Task.LANGUAGE: "The map shows where something changed; its class and the sentence about it are left out.",
 }
 
 

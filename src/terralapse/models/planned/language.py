@@ -14,27 +14,6 @@ def _rgb(dates: int) -> Inputs:
 
 _CARDS = (
     Card(
-        slug="change-agent",
-        title=(
-            "Change-Agent: Towards Interactive Comprehensive Remote Sensing Change Interpretation and "
-            "Analysis"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary="One network that masks and describes what changed, and an agent that calls it as a tool.",
-        year=2024,
-        paper="arXiv:2403.19646",
-        repository="https://github.com/Chen-Yang-Liu/Change-Agent",
-        inputs=Inputs(dates=2, bands=_RGB, units=(Unit.RGB255,), gsd_range=(0.5, 0.5)),
-        licences=Licences(code="MIT; its read-me says academic purposes only"),
-        checkpoints="Hugging Face lcybuaa/Change-Agent",
-        parameters=130_502_679,
-        limits=(
-            "Images of 256 pixels at 0.5 m.",
-            "The MiT weights that it starts from are under NVIDIA's non-commercial licence.",
-        ),
-    ),
-    Card(
         slug="chatearthnet",
         title=(
             "ChatEarthNet: A Global-Scale Image-Text Dataset Empowering Vision-Language Geo-Foundation Models"

@@ -1,0 +1,1 @@
+"""Captions, answers and dialogue about images."""
