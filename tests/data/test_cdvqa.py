@@ -146,6 +146,13 @@ def test_a_text_of_another_kind_is_refused() -> None:
         m.read_question("How many ships are there?")
 
 
+def wording(text: str) -> str:
+    """A text without its class."""
+    for _, words, _ in m.CLASSES:
+        text = text.replace(words, "{c}")
+    return text
+
+
 # --- the released questions ------------------------------------------------------------------------------
 def test_every_released_text_is_read_as_its_type(released: list[dict[str, Any]]) -> None:
     assert len(released) > 10_000
@@ -153,8 +160,8 @@ def test_every_released_text_is_read_as_its_type(released: list[dict[str, Any]])
     assert {r["answer"] for r in released} == set(m.ANSWERS)
     for r in released:
         assert m.read_question(r["question"]).kind == r["type"]
-    # The other way round: nothing is made that was never asked.
-    assert set(m.known_questions()) == {r["question"] for r in released}
+    # The other way round: nothing is made in a wording that was never used.
+    assert {wording(q) for q in m.known_questions()} == {wording(r["question"]) for r in released}
 
 
 def test_released_answers_keep_the_rules(released: list[dict[str, Any]]) -> None:
@@ -196,7 +203,9 @@ def test_released_answers_keep_the_rules(released: list[dict[str, Any]]) -> None
                     low, high = m.BINS.index(text), m.BINS.index(rest)
                     holds("shares sum to all", low + high in (11, 10) and (text != "0" or high == 10))
     broken = {rule: n for rule, n in checked.items() if rule.endswith("broken") and n}
-    assert broken == {}
+    # 6 of 1,544, on three pairs: one whose answers say both that all and that nothing changed, and two where
+    # the smallest of one class that changed is another one.
+    assert broken == {"largest and smallest are there, broken": 6}
     assert min(n for rule, n in checked.items() if not rule.endswith("broken")) > 100
 
 
@@ -289,6 +298,10 @@ def test_what_is_missing(tmp_path: Path) -> None:
         m.Cdvqa(tmp_path, "val", tmp_path / "SECOND")
 
 
+def answers_to(answers: dict[str, str], question: m.Question) -> set[str]:
+    return {a for q, a in answers.items() if m.read_question(q) == question}
+
+
 def test_questions_from_the_maps_of_second(tmp_path: Path) -> None:
     ground, building, white = (128, 128, 128), (128, 0, 0), (255, 255, 255)
     labels = {
@@ -299,9 +312,9 @@ def test_questions_from_the_maps_of_second(tmp_path: Path) -> None:
     found = open_dataset("second-vqa", tmp_path, "train")
     by_name = {n: [q.asked for q in found if q.name == n] for n in ("a", "b")}
     answers = {a.question: a.answer for a in by_name["a"]}
-    largest = [text for q, text in answers.items() if "largest" in q and "second" in q or "post" in q]
-    assert "buildings" in largest
-    assert {a for q, a in answers.items() if m.read_question(q) == m.Question("change_ratio")} == {"20_to_30"}
+    assert answers_to(answers, m.Question("largest_change", None, "post")) == {"buildings"}
+    assert answers_to(answers, m.Question("largest_change", None, "pre")) == {"NVG_surface"}
+    assert answers_to(answers, m.Question("change_ratio")) == {"20_to_30"}
     assert [a.question for a in by_name["a"]] != [a.question for a in by_name["b"]], "wordings differ by pair"
     again = open_dataset("second-vqa", tmp_path, "train")
     assert [q.asked for q in again] == [q.asked for q in found]

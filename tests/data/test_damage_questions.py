@@ -55,8 +55,15 @@ def test_buildings_that_touch_by_a_corner_are_one() -> None:
 
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(0, "none"), (1, "1_to_5"), (5, "1_to_5"), (6, "6_to_20"), (20, "6_to_20"), (50, "21_to_50")]
-    + [(51, "more_than_50")],
+    [
+        (0, "none"),
+        (1, "1_to_5"),
+        (5, "1_to_5"),
+        (6, "6_to_20"),
+        (20, "6_to_20"),
+        (50, "21_to_50"),
+        (51, "more_than_50"),
+    ],
 )
 def test_bins_of_numbers(number: int, name: str) -> None:
     assert m.count_bin(number) == name

@@ -157,7 +157,7 @@ def leave_one_event_out(
     if out.exists() and any(out.iterdir()):
         raise OutputExistsError(out, "is not empty", "Name another folder.")
     given = {k: v for k, v in recipe.reader.items() if k != "leave"}
-    known = open_dataset(recipe.data, data, None, **given).events  # pyright: ignore[reportAttributeAccessIssue]
+    known: list[str] = open_dataset(recipe.data, data, None, **given).events  # pyright: ignore
     chosen = list(known) if events is None else list(events)
     if len(known) < 2:
         raise SettingError(str(data), f"holds one event, {known[0]}", "Leaving one out needs two or more.")
@@ -183,8 +183,8 @@ def leave_one_event_out(
         "build": dict(recipe.build),
         "data": recipe.data,
         "protocol": (
-            "trained on all events but one, the epoch chosen on a held-back part of those, scored on the one; "
-            "the question-only guess is fitted on the same training part"
+            "trained on all events but one, the epoch chosen on a held-back part of those, scored on the "
+            "one; the question-only guess is fitted on the same training part"
         ),
         "events": found,
         **_over_events(found),
