@@ -63,7 +63,12 @@ QUESTIONS: dict[str, tuple[str, Callable[[], Words]]] = {
     "damage": (DAMAGE_ANSWERS.slug, damage_questions.words),
     "cdvqa": (CDVQA_ANSWERS.slug, cdvqa.words),
 }
-PARAMETERS = {"damage-base": 0, "damage-nano": 0, "cdvqa-base": 0, "cdvqa-nano": 0}
+PARAMETERS = {
+    "damage-base": 5_303_701,
+    "damage-nano": 257_061,
+    "cdvqa-base": 5_304_979,
+    "cdvqa-nano": 257_379,
+}
 TITLE = "Text-conditioned State Space Model For Domain-generalized Change Detection Visual Question Answering"
 LIMITS = (
     "No code, weights or data were released: this is a reconstruction from the abstract, and its sizes, "
