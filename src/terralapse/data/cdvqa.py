@@ -3,9 +3,9 @@
 Source: Yuan, Mou, Xiong and Zhu, "Change Detection Meets Visual Question Answering", IEEE TGRS 60, 2022
 (Apache-2.0). Images and maps are those of SECOND. All questions follow from the maps: sixteen groups a pair,
 one for each type and date, whose wordings are drawn. Here the wordings are those of the released validation
-part, with their frequencies; ties of areas go to the class that is asked about first. By these rules the released
-answers to several questions on one pair agree with each other, but for 6 of 1,544 largest and smallest
-classes, which other answers say did not change.
+part, with their frequencies; ties of areas go to the class that is asked about first. By these rules the
+released answers to several questions on one pair agree with each other, but for 6 of 1,544 largest and
+smallest classes, which other answers say did not change.
 
 Released files: `<Part>_questions.json`, `<Part>_answers.json` and `<Part>_images.json` in one folder, of the
 parts Train, Val, Test and Test2, and the images in `im1` and `im2` of SECOND's training folder.

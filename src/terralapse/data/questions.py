@@ -174,8 +174,8 @@ class QuestionTensors(Dataset[dict[str, Tensor]]):
     """Questions as tensors; what the default collation of torch stacks.
 
     Keys: `images` float32 [2, 3, S, S] in physical units; `question` int64 [LONGEST]; `description` float32
-    [D]; `sar` bool; `domain`, `kind` and `answer` int64, the number of the domain among `domains` in order,
-    of the type among `kinds`, and of the answer, `OUTSIDE` where the vocabulary does not have it.
+    [D]; `sar` bool; `domain`, `kind` and `answer` int64: a number that stands for the name of the domain, that
+    of the type among `kinds`, and that of the answer, `OUTSIDE` where the vocabulary does not have it.
 
     Resized images are kept, up to `CACHE_BYTES`.
     """
@@ -184,7 +184,6 @@ class QuestionTensors(Dataset[dict[str, Tensor]]):
         self.dataset, self.encoding = dataset, encoding
         self._kinds = {k: i for i, k in enumerate(dataset.kinds)}
         self._answers = {normal_answer(a): i for i, a in enumerate(encoding.answers)}
-        self._domains: dict[str, int] = {}
         self._kept: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -206,14 +205,13 @@ class QuestionTensors(Dataset[dict[str, Tensor]]):
     def tensors(self, sample: QuestionPair, images: np.ndarray) -> dict[str, Tensor]:
         """A sample with images that take the place of its own."""
         asked = sample.asked
-        domain = self._domains.setdefault(sample.domain, len(self._domains))
         answer = self._answers.get(normal_answer(asked.answer), OUTSIDE)
         return {
             "images": torch.from_numpy(np.ascontiguousarray(images, np.float32)),
             "question": torch.from_numpy(self.encoding.words.numbers(asked.question)),
             "description": torch.from_numpy(self.encoding.describe(sample.description)),
             "sar": torch.tensor(sample.sar),
-            "domain": torch.tensor(domain),
+            "domain": torch.tensor(zlib.crc32(sample.domain.encode())),  # the same in every process
             "kind": torch.tensor(self._kinds[asked.kind]),
             "answer": torch.tensor(answer),
         }

@@ -161,7 +161,8 @@ def leave_one_event_out(
     chosen = list(known) if events is None else list(events)
     if len(known) < 2:
         raise SettingError(str(data), f"holds one event, {known[0]}", "Leaving one out needs two or more.")
-    if not chosen or (strange := sorted(set(chosen) - set(known))):
+    strange = sorted(set(chosen) - set(known))
+    if not chosen or strange:
         fault = f"has no event {', '.join(strange)}" if chosen else "no event is asked for"
         raise SettingError(str(data), fault, f"It has {', '.join(known)}.")
     found: dict[str, Any] = {}
