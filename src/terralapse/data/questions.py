@@ -174,8 +174,8 @@ class QuestionTensors(Dataset[dict[str, Tensor]]):
     """Questions as tensors; what the default collation of torch stacks.
 
     Keys: `images` float32 [2, 3, S, S] in physical units; `question` int64 [LONGEST]; `description` float32
-    [D]; `sar` bool; `domain`, `kind` and `answer` int64: a number that stands for the name of the domain, that
-    of the type among `kinds`, and that of the answer, `OUTSIDE` where the vocabulary does not have it.
+    [D]; `sar` bool; `domain`, `kind` and `answer` int64: a number that stands for the name of the domain,
+    that of the type among `kinds`, and that of the answer, `OUTSIDE` where the vocabulary does not have it.
 
     Resized images are kept, up to `CACHE_BYTES`.
     """
