@@ -176,8 +176,8 @@ def leave_one_event_out(
         guess = QuestionOnly(s.asked for s in train)
         found[event] = {
             "questions": len(test),
-            "system": answer_scores(right.sum(axis=0), asked.sum(axis=0), kinds),
-            "question_only": guess.scores((s.asked for s in test), kinds),
+            "system": _plain(answer_scores(right.sum(axis=0), asked.sum(axis=0), kinds)),
+            "question_only": _plain(guess.scores((s.asked for s in test), kinds)),
         }
     result = {
         "model": recipe.model,
@@ -192,6 +192,11 @@ def leave_one_event_out(
     }
     (out / "domains.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _plain(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON-ready: a type that was not asked has no accuracy."""
+    return {name: None if value != value else value for name, value in scores.items()}
 
 
 def _over_events(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
