@@ -40,7 +40,7 @@ def nano(questions: str = "damage", method: str = "erm") -> m.TCSSMSystem:
     system = m.build(NANO[f"{questions}-nano"], untrained=True, method=method)
     with torch.no_grad():
         for block in blocks(system):
-            block.W_t.weight.normal_(0, 0.5)
+            block.W_t.weight.normal_(0, 0.05)
     return system
 
 

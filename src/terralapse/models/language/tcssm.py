@@ -24,6 +24,7 @@ from terralapse.data import cdvqa, damage_questions
 from terralapse.data.questions import Encoding, Words, hashed_text
 from terralapse.errors import SettingError
 from terralapse.labels import CDVQA_ANSWERS, DAMAGE_ANSWERS, scheme
+from terralapse.layers.mamba import RMSNorm
 from terralapse.layers.mix_style import MixStyle
 from terralapse.layers.vmamba import SS2D
 from terralapse.layers.weights import load_weights
@@ -64,10 +65,10 @@ QUESTIONS: dict[str, tuple[str, Callable[[], Words]]] = {
     "cdvqa": (CDVQA_ANSWERS.slug, cdvqa.words),
 }
 PARAMETERS = {
-    "damage-base": 5_303_701,
-    "damage-nano": 257_061,
-    "cdvqa-base": 5_304_979,
-    "cdvqa-nano": 257_379,
+    "damage-base": 5_303_957,
+    "damage-nano": 257_125,
+    "cdvqa-base": 5_305_235,
+    "cdvqa-nano": 257_443,
 }
 TITLE = "Text-conditioned State Space Model For Domain-generalized Change Detection Visual Question Answering"
 LIMITS = (
@@ -181,16 +182,18 @@ class DateEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A hashed or embedded text [B, D_in] to [B, D]. Without biases, so that no text (zeros) is zero, and the
-    scan then is a plain one."""
+    """A hashed or embedded text [B, D_in] of unit length to [B, D]. Without biases, so that no text (zeros) is
+    zero, and the scan then is a plain one; normalised, so that any other text weighs as much as a position."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(inputs, width, bias=False)
         self.fc2 = nn.Linear(width, width, bias=False)
+        self.norm = RMSNorm(width)
 
     def forward(self, text: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(text)))
+        spread = text * text.shape[1] ** 0.5  # to entries of about one
+        return self.norm(self.fc2(F.gelu(self.fc1(spread))))
 
 
 class QuestionEncoder(nn.Module):
