@@ -182,8 +182,8 @@ class DateEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A hashed or embedded text [B, D_in] of unit length to [B, D]. Without biases, so that no text (zeros) is
-    zero, and the scan then is a plain one; normalised, so that any other text weighs as much as a position."""
+    """A hashed or embedded text [B, D_in] of unit length to [B, D]. Without biases, so that no text (zeros)
+    is zero, and the scan then is a plain one; normalised, so that all other texts weigh the same."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
