@@ -35,6 +35,7 @@ class Task(StrEnum):
     PRETRAINING = "pretraining"
     RETRIEVAL = "retrieval"
     LANGUAGE = "language"
+    VQA = "vqa"
     GENERATION = "generation"
     RESTORATION = "restoration"
     GEOLOCATION = "geolocation"

@@ -380,6 +380,19 @@ RESISC45_RSMAMBA = numbered(
     "desert roundabout",
 )
 
+# Answers to questions, in the order of the logits.
+_SHARES = "0 " + " ".join(f"{10 * i}_to_{10 * i + 10}" for i in range(10))
+CDVQA_ANSWERS = numbered(
+    "cdvqa-answers",
+    "The answers of CDVQA",
+    f"yes no NVG_surface low_vegetation trees buildings water playgrounds {_SHARES}",
+)
+DAMAGE_ANSWERS = numbered(
+    "damage-answers",
+    "Answers on damaged buildings",
+    f"yes no intact damaged destroyed none 1_to_5 6_to_20 21_to_50 more_than_50 {_SHARES}",
+)
+
 SCHEMES = {
     s.slug: s
     for s in (
@@ -404,6 +417,8 @@ SCHEMES = {
         UCMERCED_RSMAMBA,
         AID_RSMAMBA,
         RESISC45_RSMAMBA,
+        CDVQA_ANSWERS,
+        DAMAGE_ANSWERS,
     )
 }
 

@@ -34,7 +34,8 @@ def test_every_data_set_of_the_list_is_there() -> None:
     asked = (
         "sysu-cd levir-cd levir-cd-plus whu-cd second landsat-scd xbd eurosat ucmerced aid resisc45 "
         "isprs-potsdam isprs-vaihingen loveda mshs-bcd mshs-bcd-s2 dsifn buildings folder "
-        "dynamicearthnet dynamicearthnet-scd hrscd hrscd-scd fusu levir-mci levir-cc"
+        "dynamicearthnet dynamicearthnet-scd hrscd hrscd-scd fusu levir-mci levir-cc cdvqa second-vqa "
+        "damage-vqa"
     )
     assert set(DATASETS) == set(asked.split())
     assert all(e.licence and e.notes and e.title for e in DATASETS.values())

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from terralapse.cards import Task
 from terralapse.data.buildings import Buildings
+from terralapse.data.cdvqa import Cdvqa, MadeCdvqa
+from terralapse.data.damage_questions import DamageQuestions
 from terralapse.data.dynamicearthnet import DynamicEarthNet
 from terralapse.data.folders import BiTemporal, SemanticBiTemporal
 from terralapse.data.fusu import Fusu
@@ -454,6 +456,35 @@ DATASETS: dict[str, Entry] = {
         "CC BY-NC-SA 4.0",
         "The labels of test are not published; networks are compared by the server of its authors.",
         options=("scenes",),
+    ),
+    "cdvqa": Entry(
+        Task.VQA,
+        Cdvqa,
+        ("train", "val", "test", "test2"),
+        "CDVQA",
+        "Apache-2.0 (questions); images of SECOND: ask its authors",
+        "About 122,000 questions of eight types on 2,968 pairs of SECOND, whose `train` folder is `images=`.",
+        options=("images", "gsd", "title"),
+    ),
+    "second-vqa": Entry(
+        Task.VQA,
+        MadeCdvqa,
+        ("train", "test"),
+        "SECOND, questions by the rules of CDVQA",
+        UNCHECKED,
+        "Made here from the maps, for any folder in the layout of SECOND.",
+        whole=True,
+        options=("scheme", "seed", "gsd", "title"),
+    ),
+    "damage-vqa": Entry(
+        Task.VQA,
+        DamageQuestions,
+        ("train", "val", "test"),
+        "Questions on damaged buildings",
+        "that of xBD (CC BY-NC-SA 4.0) or BRIGHT",
+        "Made here from the maps of xBD or BRIGHT (`source=`); with `leave=EVENT` test is that event.",
+        whole=True,
+        options=("source", "folders", "leave", "share", "texts", "seed", "gsd", "title"),
     ),
     "eurosat": Entry(
         Task.CLASSIFICATION,

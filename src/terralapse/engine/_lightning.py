@@ -95,7 +95,8 @@ class Training(L.LightningModule):
         )
         if self.average is not None:
             self.average.requires_grad_(False)  # it is no part of what several processes have to reduce
-        self.measure = measure_for(system.card.task, source.classes)
+        own = source.measure
+        self.measure = measure_for(system.card.task, source.classes) if own is None else own
         self.best = -2.0
         self._losses: list[dict[str, float]] = []
         self._began = time.monotonic()

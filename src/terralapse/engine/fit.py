@@ -117,7 +117,10 @@ def seal(system: NetworkSystem, best: Path, source: Sources, batch: int = 1) -> 
     if "calibration" in found:
         scores, label = _logits(system, source, batch)
         found["calibration"] |= _reliable(scores / temperature, label, "_after")
-    measure = measure_for(system.card.task, source.classes, temperature=temperature)
+    measure = source.measure
+    if measure is None:
+        measure = measure_for(system.card.task, source.classes, temperature=temperature)
+    measure.to("cpu").reset()
     with torch.inference_mode():
         for batched in DataLoader(source.val, batch_size=batch):
             measure.update(system.respond(batched, source.state), batched)

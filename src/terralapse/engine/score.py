@@ -20,6 +20,7 @@ from terralapse.data.pairs import LabelledPair
 from terralapse.data.samples import SemanticPair
 from terralapse.data.training import batch_of
 from terralapse.engine import evaluate
+from terralapse.engine.questions import score_questions
 from terralapse.engine.sources import pick_bands, reader_options
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.grid.pair import ArrayPair
@@ -153,7 +154,8 @@ def score_split(
             f"Read the labels in the order of the system, where they can be: scheme={classes}.",
         )
     modes = {"whole": _mode(system, dataset, None, threshold, device, samples)}
-    if tile is not None and task not in (Task.CLASSIFICATION, Task.LANGUAGE) and _larger(dataset[0], tile):
+    whole = (Task.CLASSIFICATION, Task.LANGUAGE, Task.VQA)  # of an image as a whole
+    if tile is not None and task not in whole and _larger(dataset[0], tile):
         modes[f"tile{tile}"] = _mode(system, dataset, tile, threshold, device, samples)
     shipped = system.card.weights[0].file if system.card.weights else ""
     return SplitReport(
@@ -173,6 +175,8 @@ def _mode(
     system: Any, dataset: Any, tile: int | None, threshold: float | None, device: str, samples: int
 ) -> ModeScores:
     cut = dataset if tile is None else _Cut(dataset, tile)
+    if system.card.task is Task.VQA:
+        return ModeScores(**score_questions(system, dataset, device, samples))
     if system.card.task is Task.CHANGE:
         return _change(system, cut, threshold, device, samples)
     return _network(system, cut, dataset.scheme, device, samples)

@@ -23,6 +23,7 @@ from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
 from terralapse.labels import NOT_COUNTED, scheme
 from terralapse.tasks.captions import Captioner
+from terralapse.tasks.measures import Measure
 from terralapse.tasks.network import NetworkSystem
 
 Batch = dict[str, Tensor]
@@ -35,7 +36,7 @@ class Sources:
     `length` samples are an epoch. `val` holds whole samples. `classes` counts the labels (of semantic change
     without 0). `state` is what `normalise` wants. `step`, where there is one, gives the losses of a
     batch in place of the system's own: it takes the system, the batch, the state, and how much of the
-    training (0 to 1) is done."""
+    training (0 to 1) is done. `measure`, where there is one, counts in place of that of the task."""
 
     train: Dataset[Batch]
     length: int
@@ -43,6 +44,7 @@ class Sources:
     classes: int
     state: dict[str, Any]
     step: Step | None = None
+    measure: Measure | None = None
 
 
 class _Val(Dataset[Batch]):
@@ -116,6 +118,11 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
             f"augment_{unknown[0]}", "no such augmentation", f"Choose from {', '.join(sorted(known))}."
         )
     augment = AugmentRecipe(**recipe.augment)
+    if system.card.task is Task.VQA:
+        from terralapse.engine.questions import question_system, training_sets
+
+        asked, held, measure = training_sets(recipe, train, val, question_system(system), augment)
+        return Sources(asked, len(asked), held, len(train.scheme.classes), {}, measure=measure)
     state = _stretch(train, system)
     classes = sum(c.name not in NOT_COUNTED for c in train.scheme.classes)
     if recipe.method:

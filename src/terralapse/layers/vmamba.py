@@ -83,8 +83,14 @@ class SS2D(nn.Module):
             self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
             self.A_logs.copy_(torch.arange(1, self.state + 1).float().log().expand_as(self.A_logs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` [B, H, W, C] to [B, H, W, C]."""
+    @property
+    def parameters_a_direction(self) -> int:
+        """How many numbers a direction computes from a position: its step size in low rank, B and C."""
+        return self.rank + 2 * self.state
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """`x` [B, H, W, C] to [B, H, W, C]. `shift` [B, K, parameters_a_direction] is added at every position
+        to what each direction computes there (the low-rank step size, B and C): a condition from outside."""
         batch, height, width, _ = x.shape
         x = self.in_proj(x)
         x, z = x.chunk(2, dim=-1) if self.gated else (x, None)
@@ -92,6 +98,8 @@ class SS2D(nn.Module):
         x = x.reshape(batch, height * width, -1)  # [B, L, D]
         # [B, L, K, R + 2N]: what each direction needs of each position, in one product.
         needed = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(2, self.x_proj_weight.shape[:2])
+        if shift is not None:
+            needed = needed + shift[:, None].to(needed.dtype)
         dt, b, c = needed.permute(0, 2, 3, 1).split([self.rank, self.state, self.state], dim=2)
         y = path_scan(
             x.transpose(1, 2),

@@ -111,24 +111,6 @@ _CARDS = (
         limits=("Fine-tuning code and weights are not released.", "Images are links, and links rot."),
     ),
     Card(
-        slug="tcssm",
-        title=(
-            "Text-conditioned State Space Model For Domain-generalized Change Detection Visual "
-            "Question Answering"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary="Answers questions about change in unseen regions, helped by a text on place and disaster.",
-        year=2025,
-        paper="arXiv:2508.08974",
-        repository="https://github.com/Elman295/TCSSM",
-        inputs=Inputs(dates=2, gsd_range=(0.3, 1)),
-        checkpoints="none",
-        limits=(
-            "No code, weights or data were released: only a reconstruction from the abstract is possible.",
-        ),
-    ),
-    Card(
         slug="zeroshot-ms",
         title=(
             "Zero-Shot Multi-Spectral Learning: Reimagining a Generalist Multimodal Gemini 2.5 Model "
