@@ -13,6 +13,7 @@ from terralapse._version import __version__
 from terralapse.cli import run
 from terralapse.cli.bench import bench
 from terralapse.cli.export import export
+from terralapse.cli.facts import facts
 from terralapse.cli.series import series
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(bench)
 run.add_to(app)
 app.command()(series)
 app.command()(export)
+app.command()(facts)
 
 
 def _version(wanted: bool) -> None:

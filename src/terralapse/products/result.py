@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terralapse.errors import FileMissingError, MissingExtraError, UnreadableFileError
+from terralapse.products.facts_file import read_facts
 
 if TYPE_CHECKING:
     import folium
@@ -55,7 +56,7 @@ class ChangeResult:
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
         """The facts by id, each with value, unit, uncertainty, evidence and sentence."""
-        return {fact["id"]: fact for fact in self._json("facts.json")["facts"]}
+        return {fact["id"]: fact for fact in read_facts(self.folder / "facts.json")["facts"]}
 
     @cached_property
     def alignment(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -165,10 +165,7 @@ def collect(run: SeriesRun, found: SeriesTally | None) -> Facts:
     """The facts of a run and its summary."""
     facts = Facts(run.run_id, _unit(run))
     made = [*_about(run), *([] if found is None else _breaks(run, found))]
-    facts.facts.update({f.id: f for f in made})
-    for fact in list(facts.facts.values()):
-        sentence, cites = facts.fill(fact.template)
-        facts.facts[fact.id] = replace(fact, sentence=sentence, cites=cites)
+    facts.extend(made)
     for template in _sentences(run, found):
         text, cites = facts.fill(template)
         facts.summary.append({"text": text, "facts": list(cites)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terralapse.errors import FileMissingError, UnreadableFileError
+from terralapse.products.facts_file import read_facts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +47,7 @@ class SeriesResult:
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
         """The facts by id, each with value, unit, evidence and sentence."""
-        return {fact["id"]: fact for fact in self._json("facts.json")["facts"]}
+        return {fact["id"]: fact for fact in read_facts(self.folder / "facts.json")["facts"]}
 
     @property
     def summary(self) -> str:

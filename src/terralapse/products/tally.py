@@ -17,6 +17,7 @@ from rasterio.windows import Window as RioWindow
 from terralapse.grid.areas import PixelArea, on_ground
 from terralapse.grid.scene import Window
 from terralapse.labels import Reason
+from terralapse.products.ninths import NINTHS, Ninths
 from terralapse.products.zones import Zones
 
 PROB_STEPS = 200  # prob.tif holds probability x 200
@@ -47,7 +48,8 @@ class Tally:
     `area` float64 [15] and `pixels` int64 [15] by `Reason` (0: compared); `histogram` float64 [201]: compared
     area by stored probability; `changed_area`, `changed_pixels`: compared and over the threshold;
     `expected_area`: sum of probability x area over what was compared; `zones` float64 [n, 17]: areas by
-    reason, changed, expected.
+    reason, changed, expected; `ninths` float64 [9, 3]: compared, changed and expected area in the order of
+    `ninths.NINTHS`.
     """
 
     area: np.ndarray
@@ -58,6 +60,7 @@ class Tally:
     expected_area: float
     expected_changed: float
     zones: np.ndarray
+    ninths: np.ndarray
     layers: Layers
 
     @property
@@ -93,7 +96,7 @@ def tally(
         progress: called with the share done.
     """
     height, width = geobox.shape.y, geobox.shape.x
-    sums = _Sums(len(zones))
+    sums = _Sums(len(zones), Ninths(geobox, _STRIP))
     coarse = _Coarse(geobox, preview)
     pixel_area = PixelArea(geobox)
     with (
@@ -137,7 +140,9 @@ class _Strip:
 
 
 class _Sums:
-    def __init__(self, zones: int) -> None:
+    def __init__(self, zones: int, ninths: Ninths) -> None:
+        self._ninths = ninths
+        self.ninths = np.zeros((len(NINTHS), 3))
         self.area = np.zeros(_REASONS)
         self.pixels = np.zeros(_REASONS, np.int64)
         self.histogram = np.zeros(PROB_STEPS + 1)
@@ -152,6 +157,10 @@ class _Sums:
         at, probability = strip.area[strip.changed], strip.stored[strip.changed] / PROB_STEPS
         self.changed += (at.sum(), len(at), (at * probability).sum())
         columns = strip.columns
+        named = dict(columns)
+        nothing = np.broadcast_to(0.0, strip.reason.shape)
+        layers = [named.get(c, nothing) for c in (int(Reason.VALID), CHANGED, EXPECTED)]
+        self._ninths.add(strip.start, layers, self.ninths)
         if zones.kind == "cell":
             self._add_cells(strip, zones, columns)
             return
@@ -181,6 +190,7 @@ class _Sums:
             expected_area=float((self.histogram * values).sum()),
             expected_changed=float(expected),
             zones=self.zones,
+            ninths=self.ninths,
             layers=layers,
         )
 
