@@ -11,6 +11,7 @@ import typer
 
 from terralapse._version import __version__
 from terralapse.cli import run
+from terralapse.cli.ask import ask, chat
 from terralapse.cli.bench import bench
 from terralapse.cli.export import export
 from terralapse.cli.facts import facts
@@ -29,6 +30,8 @@ run.add_to(app)
 app.command()(series)
 app.command()(export)
 app.command()(facts)
+app.command()(ask)
+app.command()(chat)
 
 
 def _version(wanted: bool) -> None:

@@ -213,13 +213,13 @@ def _classes(t: ClassTally, maps: ClassMaps, zones: Zones | None, make: _Make) -
     for i, j in np.argwhere(off > 0):
         key = f"transition.{names[i][0]}.{names[j][0]}"
         said = f"{{{key}}} went from {names[i][1]} to {names[j][1]}."
-        yield make.area(key, off[i, j], after, said)
+        yield make.area(key, float(off[i, j]), after, said)
         said = f"{{{key}.share}} of the change of classes is from {names[i][1]} to {names[j][1]}."
-        yield make.share(f"{key}.share", off[i, j] / moved, after, said)
+        yield make.share(f"{key}.share", float(off[i, j] / moved), after, said)
     places = [(f"ninth.{name}", f"the {name}", t.ninths[k]) for k, name in enumerate(NINTHS)]
     for part, members in PARTS.items():
         total = sum(t.ninths[NINTHS.index(m)] for m in members)
-        places.append((f"part.{part}", f"the {part}ern third", np.asarray(total)))
+        places.append((f"part.{part}", f"the {part}ern third", np.asarray(total, dtype=np.float64)))
     if zones is not None and len(t.zones):
         for k, (zone, name) in enumerate(zip(zones.ids, zones.names, strict=True)):
             safe = str(name).replace("{", "(").replace("}", ")")
@@ -229,7 +229,7 @@ def _classes(t: ClassTally, maps: ClassMaps, zones: Zones | None, make: _Make) -
             for what, total in (("lost", lost), ("gained", gained)):
                 key = f"{place}.class.{name}.{what}"
                 said = f"In {where}, {{{key}}} of {title} was {what}."
-                yield make.area(key, total, before if what == "lost" else after, said)
+                yield make.area(key, float(total), before if what == "lost" else after, said)
 
 
 def _gained_objects(folder: Path, geobox: GeoBox, maps: ClassMaps, mmu: float, make: _Make) -> Iterator[Fact]:

@@ -453,6 +453,11 @@ def _zones(f: Findings, make: _Make) -> Iterator[Fact]:
     if f.zones.kind == "cell":
         seen = seen.sort_values(changed, ascending=False, kind="stable").head(_LARGEST)
     word = "Zone" if f.zones.kind == "zone" else "Square"
+    listed = [{"id": str(r["id"]).lower(), "name": str(r["name"])} for r in seen.to_dict("records")]
+    named = units.count(len(listed), word.lower())
+    said = "The table of areas has {zones} with something to compare."
+    if f.zones.kind == "zone":
+        yield make.text("zones", listed, named, {"table": "stats.csv", "id": ""}, said)
     for row in seen.to_dict("records"):
         key = f"{f.zones.kind}.{str(row['id']).lower()}"
         evidence = {"table": "stats.csv", "id": str(row["id"])}
