@@ -37,6 +37,7 @@ class Classifier:
         stored = json.loads(path.read_text(encoding="utf-8"))
         self.intents: list[str] = stored["intents"]
         self.data: str = stored["data"]
+        self.words = frozenset(stored["words"].split())
         self._scale: float = stored["scale"]
         self._bias: list[float] = stored["bias"]
         self._rows = memoryview(base64.b64decode(stored["weights"])).cast("b")

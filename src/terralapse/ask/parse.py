@@ -13,6 +13,9 @@ from terralapse.ask.slots import Read, Slots, read, vocabulary
 MOST = 1000  # characters of a question
 _SURE = 0.45  # of the classifier, below which a question is not understood
 _STRANGE = 0.5  # share of words that nobody knows, from which on a question is not understood
+_NOUN = re.compile(
+    r"(^|\b(how many|how much|largest|biggest|smallest|the|a|an|of|which|what|new|and|in)|<[cpz]>) $"
+)
 _PARTS = re.compile(
     r"[?\n;]+|(?:,? and |, )(?=(?:how|where|when|what|which|who|why|is|are|did|has|have)\b)", re.I
 )
@@ -67,6 +70,9 @@ def parse(text: str, book: Book, language: Language, last: Before | None = None)
     followed = _follow(text, found, language, last)
     if followed is not None:
         return followed
+    stranger = _stranger(found)
+    if stranger is not None:
+        return Question(text, "cannot", found.slots, found.masked, 1.0, "unknown-word", stranger)
     for kind, pattern in language.rules:
         if pattern.search(found.masked):
             return _checked(text, kind, found, 1.0)
@@ -75,6 +81,17 @@ def parse(text: str, book: Book, language: Language, last: Before | None = None)
     if kind == "other" or sure < _SURE or len(found.unknown) > _STRANGE * max(named, 1):
         return Question(text, "cannot", found.slots, found.masked, sure, "not-understood")
     return _checked(text, kind, found, sure)
+
+
+def _stranger(found: Read) -> str | None:
+    """A word that nobody knows where a thing is named: to answer about another thing would be wrong."""
+    if found.slots.missing_zone:
+        return None
+    for word in found.unknown:
+        before = found.masked.partition(word)[0]
+        if len(word) > 2 and _NOUN.search(before):
+            return word
+    return None
 
 
 def _checked(text: str, kind: str, found: Read, sure: float) -> Question:
@@ -86,7 +103,8 @@ def _checked(text: str, kind: str, found: Read, sure: float) -> Question:
 _POINTING = re.compile(r"\b(it|that|this one|that one)\b")
 _BARE = re.compile(
     r"^((<[cpzuygno]>|n|the|in|of|for|to|at|a|an|on|as|and|or|only|largest|biggest|object|one|ones|image|part"
-    r"|percent|percentage|unchanged|images|<before>|<after>|new|lost|gained|instead|that|is|area|third) ?)+$"
+    r"|percent|percentage|unchanged|images|<before>|<after>|new|lost|gained|instead|that|is|area|third|larger|bigger|more|greater|than|smaller|less|fewer"
+    r"|under|over|above|below|least) ?)+$"
 )
 
 
@@ -117,7 +135,8 @@ def _follow(text: str, found: Read, language: Language, last: Before | None) -> 
     if found.slots.grade:
         kind = "damage"
     slots = found.slots.over(last.slots)
-    return Question(text, kind, slots, f"{last.masked} | {masked}", 1.0)
+    whole = masked if kind == "largest" else f"{last.masked} | {masked}"
+    return Question(text, kind, slots, whole, 1.0)
 
 
 def _about_object(text: str, found: Read, last: Before) -> Question | None:

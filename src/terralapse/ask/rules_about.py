@@ -26,6 +26,9 @@ def caption(d: Draft) -> None:
     for said in d.book.summary:
         d.text.append(said["text"])
         d.facts |= {k: d.book[k] for k in said["facts"]}
+    changed = d.book.get(rules_change.head(d)[0])
+    if changed is not None:
+        d.facts[changed["id"]] = changed
     if d.book.classes:
         rules_classes.transitions(d)
     if d.book.damage:

@@ -31,7 +31,7 @@ def place(d: Draft) -> str | None:
     if not d.slots.places:
         return None
     key = d.slots.places[0]
-    if key == "other":
+    if "other" in d.slots.places:
         d.cannot("no-place", what="halves or quarters")
     if d.book.series:
         d.cannot("not-in-series")

@@ -196,7 +196,7 @@ def transition(d: Draft, as_share: bool, whether: bool) -> None:
     a, b = d.slots.pair
     found = d.book.get(f"transition.{a}.{b}")
     if found is None:
-        d.facts["class.changed"] = d.book["class.changed"]
+        d.facts |= {k: d.book[k] for k in (f"class.{a}.lost", f"class.{b}.gained")}
         d.say("transition.none", a=d.title(a), b=d.title(b)).give(False if whether else 0, d.book.unit)
         return
     share = d.book[f"transition.{a}.{b}.share"]

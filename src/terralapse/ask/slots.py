@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from terralapse.ask.book import Book
+from terralapse.ask.classifier import classifier
 from terralapse.ask.language import Language, plain
 from terralapse.ask.measure import AREAS
 
@@ -52,6 +53,8 @@ class Slots:
         named = self.classes or self.absent
         if named:
             taken["classes"], taken["absent"], taken["pair"] = self.classes, self.absent, self.pair
+        if self.rank or self.objects:  # another object is meant
+            taken["rank"], taken["objects"] = self.rank, self.objects
         if self.missing_zone or self.places:
             taken["places"], taken["missing_zone"] = self.places, self.missing_zone
         return replace(self, **taken)
@@ -91,7 +94,7 @@ def read(text: str, book: Book, language: Language) -> Read:
 def vocabulary(book: Book, language: Language) -> frozenset[str]:
     """The words of the language and those of the run's own names."""
     names = " ".join([*book.classes.values(), *book.classes, *book.zones.values()]).replace("_", " ")
-    return language.vocabulary | frozenset(plain(names))
+    return language.vocabulary | classifier(language.code).words | frozenset(plain(names))
 
 
 def _split(words: list[str], language: Language) -> list[str]:
@@ -143,7 +146,7 @@ class _Reader:
     def _numbers_words(self, i: int) -> tuple[str, ...]:
         """Takes ordinals and small numbers in words; returns the word when it was taken."""
         word, words = self._words[i], self._language.words
-        if word in words["ordinals"] and "image" not in self._words[i + 1 : i + 2]:
+        if word in words["ordinals"] and set(self._words[i + 1 : i + 2]) & set(words["ranked"]):
             self._found.setdefault("rank", words["ordinals"][word])
             self._marks.append("<o>")
             return (word,)

@@ -25,7 +25,7 @@ from terralapse.ask.classifier import BUCKETS, features
 _MOST = 260  # questions an intent
 _TYPOS = 0.25  # share of the questions that get one
 _POLITE = ("please", "can you tell me", "i want to know", "tell me", "so", "do you know", "could you say")
-_STEPS, _RATE, _DECAY = 400, 0.05, 1e-4
+_STEPS, _RATE, _DECAY = 600, 0.05, 2e-5
 _CHOICE = re.compile(r"\(([^()]*)\)")
 
 
@@ -65,6 +65,14 @@ def _typo(text: str, rng: random.Random) -> str:
     word = words[i]
     words[i] = rng.choice([word[:k] + word[k + 1 :], word[:k] + word[k + 1] + word[k] + word[k + 2 :]])
     return " ".join(words)
+
+
+def words(code: str = "en") -> str:
+    """The words of the patterns, without those of the questions about other things."""
+    path = resources.files("terralapse.ask") / "languages" / f"{code}.questions.json"
+    patterns = json.loads(path.read_text(encoding="utf-8"))
+    found = " ".join(p for intent, ps in patterns.items() if intent != "other" for p in ps)
+    return " ".join(sorted(set(re.findall(r"(?<![<\w])[a-z]+(?![\w>])", found))))
 
 
 def digest(made: list[tuple[str, str]]) -> str:
@@ -113,6 +121,7 @@ def write(code: str = "en") -> Path:
     stored = {
         "intents": intents,
         "data": digest(made),
+        "words": words(code),
         "scale": round(scale, 8),
         "bias": [round(float(v), 5) for v in b],
         "weights": base64.b64encode(np.rint(w / scale).astype(np.int8).tobytes()).decode(),

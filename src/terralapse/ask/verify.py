@@ -133,6 +133,8 @@ def about_fact(fact: Fact, book: Book) -> About:
         tags |= _tags(key)
     if fact["id"].rpartition(".")[2] in ("became", "came"):
         classes.add(str(fact["value"]))
+    if fact["id"].startswith("damage."):
+        classes.add("building")
     if fact["id"] == "classes":
         classes |= set(book.classes)
     if fact["kind"] == "place" and isinstance(fact["value"], dict):
@@ -220,7 +222,7 @@ def _unknowing(text: str, book: Book, allowed: str) -> list[Problem]:
 def _fits(fact: Fact, about: About, text: str, said: dict[str, dict[str, frozenset[str]]]) -> bool:
     """Whether a fact is about what a sentence is about."""
     named = {kind: frozenset().union(*said[kind].values()) for kind in said}
-    if about.classes and not about.classes & named["classes"]:
+    if about.classes and not about.classes & named["classes"] and not fact["id"].startswith("damage."):
         return False
     if about.grades and not about.grades & named["grades"] and "any" not in about.grades:
         return False

@@ -162,7 +162,8 @@ class _Make:
 
     @staticmethod
     def count(key: str, value: int, where: dict[str, Any], said: str, one: str = "object") -> Fact:
-        return Fact(key, "count", value, "objects", units.count(value, one), where, said)
+        many = one.replace("patch", "patches") if "patch" in one else None
+        return Fact(key, "count", value, "objects", units.count(value, one, many), where, said)
 
     @staticmethod
     def text(key: str, value: Any, display: str, where: dict[str, Any], said: str) -> Fact:
