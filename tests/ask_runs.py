@@ -33,7 +33,7 @@ GRADES = {c.value: c.name for c in DAMAGE.classes if c.value}
 
 @dataclass
 class Truth:
-    """A run: its folder, the changed and compared pixels, the area of each pixel (m2, or 1), the number of the
+    """A run: its folder, the changed and compared pixels, the area of a pixel (m2, or 1), the number of the
     ninth of each pixel in the order of NINTHS, and whatever else a run has."""
 
     folder: Path
@@ -113,9 +113,15 @@ def zones_run(folder: Path) -> Truth:
     box = GeoBox((240, 330), Affine(10.0, 0, 400000, 0, -10.0, 4100000), "EPSG:32615")
     changed = np.zeros((240, 330), bool)
     for top, left, height, width in (
-        (20, 200, 60, 40), (150, 40, 24, 30), (200, 300, 12, 12), (100, 20, 8, 10), (10, 10, 6, 6), (120, 160, 30, 20),
-        (210, 150, 10, 10), (60, 300, 9, 9),
-    ):  # fmt: skip
+        (20, 200, 60, 40),
+        (150, 40, 24, 30),
+        (200, 300, 12, 12),
+        (100, 20, 8, 10),
+        (10, 10, 6, 6),
+        (120, 160, 30, 20),
+        (210, 150, 10, 10),
+        (60, 300, 9, 9),
+    ):
         changed[top : top + height, left : left + width] = True
     reason = np.zeros(changed.shape, np.uint8)
     reason[:, 320:] = Reason.CLOUD_AFTER
@@ -150,9 +156,10 @@ def classes_run(folder: Path) -> Truth:
         folder / "classes", changed, box=box, classes=ClassMaps(SECOND_MAMBA, damage=True), settings=settings
     )
     for name, layer, scheme in (
-        ("classes_before", before, SECOND_MAMBA), ("classes_after", after, SECOND_MAMBA),
+        ("classes_before", before, SECOND_MAMBA),
+        ("classes_after", after, SECOND_MAMBA),
         ("damage", damage, DAMAGE),
-    ):  # fmt: skip
+    ):
         write_cog(layer, run.folder / f"{name}.tif", geobox=box, kind="class", nodata=255, scheme=scheme)
     write_products(run)
     every = np.ones(shape, bool)

@@ -29,30 +29,39 @@ from terralapse.ask.verify import problems
 Row = tuple[str, str, str, Check]  # run, type, question, check
 THIRDS = tuple(f"{p}ern third" for p in ("north", "south", "west", "east"))
 WORDS = {  # as CDVQA calls the classes
-    "low_vegetation": "low vegetation", "non_vegetated_ground": "non-vegetated ground surface", "tree": "trees",
-    "water": "water", "building": "buildings", "playground": "playgrounds",
-}  # fmt: skip
+    "low_vegetation": "low vegetation",
+    "non_vegetated_ground": "non-vegetated ground surface",
+    "tree": "trees",
+    "water": "water",
+    "building": "buildings",
+    "playground": "playgrounds",
+}
 
 
 def of_places(run: str, t: Truth) -> Iterator[Row]:
     """Whether, how much, which share and how many, in each ninth and third."""
-    least = 3.5 if run == "joplin" else 3.5
-    patches = [m & t.compared for m in objects(t.changed, least)]
+    found = [m & t.compared for m in objects(t.changed, 4)] if run == "zones" else []
     phrases = {n: f"the {n}" for n in NINTHS if n not in ("north", "south", "west", "east")}
     phrases |= {p: f"the {p.removesuffix('ern third')}" for p in THIRDS}
     for k, (place, said) in enumerate(phrases.items()):
         inside = t.inside(place)
         changed, compared = t.area(t.changed & inside), t.area(t.compared & inside)
-        asks = (f"How much changed in {said}?", f"what is the size of the changed area in {said}",
-                f"How large is the change in {said}?")  # fmt: skip
+        asks = (
+            f"How much changed in {said}?",
+            f"what is the size of the changed area in {said}",
+            f"How large is the change in {said}?",
+        )
         yield run, "area", asks[k % 3], area(changed)
-        asks = (f"What percentage of {said} changed?", f"Which share of {said} has changed?",
-                f"How much of {said} was affected, in percent?")  # fmt: skip
+        asks = (
+            f"What percentage of {said} changed?",
+            f"Which share of {said} has changed?",
+            f"How much of {said} was affected, in percent?",
+        )
         yield run, "share", asks[k % 3], share(changed / compared)
         asks = (f"Has {said} changed?", f"Is there any change in {said}?", f"did anything happen in {said}")
         yield run, "binary", asks[k % 3], is_(changed > 0)
         if run == "zones":  # blocks: the ninth of a block is that of its middle
-            held = sum(bool(inside[tuple(int(v) for v in np.argwhere(m).mean(0))]) for m in patches)
+            held = sum(bool(inside[tuple(int(v) for v in np.argwhere(m).mean(0))]) for m in found)
             asks = (f"How many objects are there in {said}?", f"count the changes in {said}")
             yield run, "count", asks[k % 2], number(held)
 
@@ -61,38 +70,61 @@ def of_change(run: str, t: Truth) -> Iterator[Row]:
     """The scene as a whole, in all units and many words."""
     changed, compared = t.area(t.changed), t.area(t.compared)
     for ask in (
-        "How much changed?", "What is the total changed area?", "How big is the change?", "hw much aera chnaged?",
-        "size of the changed area please", "Could you tell me how much land has changed?",
-    ):  # fmt: skip
+        "How much changed?",
+        "What is the total changed area?",
+        "How big is the change?",
+        "hw much aera chnaged?",
+        "size of the changed area please",
+        "Could you tell me how much land has changed?",
+    ):
         yield run, "area", ask, area(changed)
     if t.pixel != 1:
         for unit, size in (
-            ("hectares", 1e4), ("acres", 4046.8564224), ("square feet", 0.09290304), ("km2", 1e6), ("m²", 1.0),
-            ("sq ft", 0.09290304), ("square kilometres", 1e6), ("ha", 1e4), ("sq km", 1e6),
-        ):  # fmt: skip
+            ("hectares", 1e4),
+            ("acres", 4046.8564224),
+            ("square feet", 0.09290304),
+            ("km2", 1e6),
+            ("m²", 1.0),
+            ("sq ft", 0.09290304),
+            ("square kilometres", 1e6),
+            ("ha", 1e4),
+            ("sq km", 1e6),
+        ):
             yield run, "area", f"How much changed in {unit}?", number(changed / size)
         yield run, "area", "How many acres have changed?", number(changed / 4046.8564224)
         yield run, "area", "Give me the changed area in square miles.", number(changed / 2589988.110336)
     for ask in (
-        "What is the percentage of changed areas?", "How much of the area has changed?", "What is the change ratio?",
-        "what fraction of the scene changed", "What proportion of the image is different?",
-    ):  # fmt: skip
+        "What is the percentage of changed areas?",
+        "How much of the area has changed?",
+        "What is the change ratio?",
+        "what fraction of the scene changed",
+        "What proportion of the image is different?",
+    ):
         yield run, "share", ask, share(changed / compared)
     for ask in (
-        "What is the percentage of unchanged areas?", "How much of the area has not changed?",
-        "What is the non-change ratio of the imagery?", "What is the percentage of non-change regions?",
-    ):  # fmt: skip
+        "What is the percentage of unchanged areas?",
+        "How much of the area has not changed?",
+        "What is the non-change ratio of the imagery?",
+        "What is the percentage of non-change regions?",
+    ):
         yield run, "share", ask, share(1 - changed / compared)
     for ask in (
-        "Did anything change?", "Please judge whether these two images have changed. Please answer yes or no.",
-        "Are there any changes?", "is there a difference betwen the images", "Has the scene been altered?",
-    ):  # fmt: skip
+        "Did anything change?",
+        "Please judge whether these two images have changed. Please answer yes or no.",
+        "Are there any changes?",
+        "is there a difference betwen the images",
+        "Has the scene been altered?",
+    ):
         yield run, "binary", ask, is_(changed > 0)
     yield run, "binary", "Are the two images identical?", is_(changed == 0)
     yield run, "binary", "is everything still the same", is_(changed == 0)
     where = {n for n in NINTHS if (t.changed & t.inside(n)).any()}
-    for ask in ("Where did it change?", "In which parts of the grid are the changes?", "Locate the changes.",
-                "Show me where things changed"):  # fmt: skip
+    for ask in (
+        "Where did it change?",
+        "In which parts of the grid are the changes?",
+        "Locate the changes.",
+        "Show me where things changed",
+    ):
         yield run, "localisation", ask, names(where)
     by = {n: t.area(t.changed & t.inside(n)) for n in NINTHS}
     for ask in (
@@ -115,20 +147,34 @@ def of_objects(t: Truth) -> Iterator[Row]:
     """Counts, sizes and distances of the blocks of the run with zones."""
     found = objects(t.changed, 4)
     sizes = [t.area(m) for m in found]
-    for ask in ("How many objects changed?", "Count the changes.", "What is the number of changed patches?",
-                "how many seperate changes are there", "how many polygons did you find?"):  # fmt: skip
+    for ask in (
+        "How many objects changed?",
+        "Count the changes.",
+        "What is the number of changed patches?",
+        "how many seperate changes are there",
+        "how many polygons did you find?",
+    ):
         yield "zones", "count", ask, number(len(found))
     for text, least, most in (
-        ("larger than 1 ha", 1e4, None), ("of more than 5 hectares", 5e4, None), ("bigger than 10000 m2", 1e4, None),
-        ("smaller than 1 ha", None, 1e4), ("under 2 hectares", None, 2e4), ("over 2 acres", 8093.7, None),
-        ("of at least 0.05 km2", 5e4, None), ("above 100,000 sq ft", 9290.3, None),
-    ):  # fmt: skip
+        ("larger than 1 ha", 1e4, None),
+        ("of more than 5 hectares", 5e4, None),
+        ("bigger than 10000 m2", 1e4, None),
+        ("smaller than 1 ha", None, 1e4),
+        ("under 2 hectares", None, 2e4),
+        ("over 2 acres", 8093.7, None),
+        ("of at least 0.05 km2", 5e4, None),
+        ("above 100,000 sq ft", 9290.3, None),
+    ):
         # Outlines are rounded a little at corners, so no bound here is near the size of a block.
         held = sum((least is None or s > least) and (most is None or s < most) for s in sizes)
         yield "zones", "count", f"How many objects are {text}?", number(held)
     yield "zones", "count", "How many objects larger than 1 ha are in the north?", number(1)
-    for ask in ("How large is the largest object?", "What is the biggest change?", "tell me about the largest patch",
-                "how big is object 1?"):  # fmt: skip
+    for ask in (
+        "How large is the largest object?",
+        "What is the biggest change?",
+        "tell me about the largest patch",
+        "how big is object 1?",
+    ):
         yield "zones", "object", ask, area(sizes[0], 0.02)
     yield "zones", "object", "How big is the second largest object?", area(sizes[1], 0.02)
     yield "zones", "object", "how large is the 3rd largest change", area(sizes[2], 0.02)
@@ -306,9 +352,11 @@ def of_damage(t: Truth) -> Iterator[Row]:
     counts = {n: ndimage.label(t.more["damage"] == v)[1] for v, n in GRADES.items()}
     total = sum(counts.values())
     phrases = {
-        "destroyed": ("destroyed", "completely destroyed"), "major": ("heavily damaged", "severely damaged"),
-        "minor": ("lightly damaged", "slightly damaged"), "none": ("undamaged", "intact"),
-    }  # fmt: skip
+        "destroyed": ("destroyed", "completely destroyed"),
+        "major": ("heavily damaged", "severely damaged"),
+        "minor": ("lightly damaged", "slightly damaged"),
+        "none": ("undamaged", "intact"),
+    }
     for grade, words in phrases.items():
         yield "classes", "damage", f"How many buildings are {words[0]}?", number(counts[grade])
         yield "classes", "damage", f"how many houses were {words[1]}", number(counts[grade])
@@ -370,20 +418,34 @@ def of_refusals() -> Iterator[Row]:
     """What the facts do not hold."""
     for run in ("joplin", "zones"):
         for ask, reason in (
-            ("Did the buildings change?", "no-classes"), ("How many roads are new?", "no-classes"),
-            ("How much forest was lost?", "no-classes"), ("How many houses were destroyed?", "no-damage"),
-            ("Why did it change?", "cause"), ("What caused the change?", "cause"),
-            ("What will change next?", "future"), ("How many people died?", "people"),
-            ("What did it cost?", "people"), ("What colour are the roofs?", "look"),
-            ("What type of disaster is this?", "disaster"), ("What is your recovery advice?", "recovery"),
-            ("What kind of scene is this?", "scene"), ("How much changed in the northern half?", "no-place"),
-            ("Wie viel Fläche hat sich verändert?", "other-language"), ("Combien de bâtiments ont changé?", "other-language"),
-            ("¿Cuánto ha cambiado en el norte?", "other-language"), ("変化した面積はどれくらいですか", "other-language"),
-            ("сколько изменилось", "other-language"), ("asdf qwer zxcv", "not-understood"),
-            ("What is the capital of France?", "unknown-word"), ("How much is the fish?", "unknown-word"), ("", "empty"), ("?!", "empty"),
-            ("How much changed? " + "x" * 10_000, "too-long"), ("What changed in 1995?", "undated"),
+            ("Did the buildings change?", "no-classes"),
+            ("How many roads are new?", "no-classes"),
+            ("How much forest was lost?", "no-classes"),
+            ("How many houses were destroyed?", "no-damage"),
+            ("Why did it change?", "cause"),
+            ("What caused the change?", "cause"),
+            ("What will change next?", "future"),
+            ("How many people died?", "people"),
+            ("What did it cost?", "people"),
+            ("What colour are the roofs?", "look"),
+            ("What type of disaster is this?", "disaster"),
+            ("What is your recovery advice?", "recovery"),
+            ("What kind of scene is this?", "scene"),
+            ("How much changed in the northern half?", "no-place"),
+            ("Wie viel Fläche hat sich verändert?", "other-language"),
+            ("Combien de bâtiments ont changé?", "other-language"),
+            ("¿Cuánto ha cambiado en el norte?", "other-language"),
+            ("変化した面積はどれくらいですか", "other-language"),
+            ("сколько изменилось", "other-language"),
+            ("asdf qwer zxcv", "not-understood"),
+            ("What is the capital of France?", "unknown-word"),
+            ("How much is the fish?", "unknown-word"),
+            ("", "empty"),
+            ("?!", "empty"),
+            ("How much changed? " + "x" * 10_000, "too-long"),
+            ("What changed in 1995?", "undated"),
             ("Is the change getting faster?", "series-only"),
-        ):  # fmt: skip
+        ):
             if reason == "undated" and run == "zones":
                 reason = "series-only"
             yield run, "refusal", ask, cannot(reason)
@@ -398,8 +460,15 @@ def of_nothing(t: dict[str, Truth]) -> Iterator[Row]:
     for ask in ("What is the largest change?", "How far apart are the objects?", "Which part changed most?"):
         yield "empty", "none", ask, contains("No change was found")
     yield "empty", "caption", "What changed?", contains("no change was found")
-    for ask in ("Did anything change?", "How much changed?", "How many objects are there?", "Where did it change?",
-                "What percentage changed in the north?", "What is the largest change?", "How sure are you?"):  # fmt: skip
+    for ask in (
+        "Did anything change?",
+        "How much changed?",
+        "How many objects are there?",
+        "Where did it change?",
+        "What percentage changed in the north?",
+        "What is the largest change?",
+        "How sure are you?",
+    ):
         yield "masked", "none", ask, cannot("nothing-compared")
     yield "masked", "masked", "How much was masked?", share(1.0)
 
@@ -439,25 +508,44 @@ def every(t: dict[str, Truth]) -> list[Row]:
 
 TALKS: dict[str, list[list[tuple[str, str]]]] = {  # follow-up, the same question in full
     "zones": [
-        [("How much changed?", ""), ("and in the north?", "How much changed in the north?"),
-         ("in acres?", "How much changed in the north in acres?"),
-         ("what about the south?", "How much changed in the south in acres?")],
-        [("How many objects are there?", ""), ("and in the west?", "How many objects are there in the west?"),
-         ("larger than 1 ha?", "How many objects larger than 1 ha are there in the west?")],
+        [
+            ("How much changed?", ""),
+            ("and in the north?", "How much changed in the north?"),
+            ("in acres?", "How much changed in the north in acres?"),
+            ("what about the south?", "How much changed in the south in acres?"),
+        ],
+        [
+            ("How many objects are there?", ""),
+            ("and in the west?", "How many objects are there in the west?"),
+            ("larger than 1 ha?", "How many objects larger than 1 ha are there in the west?"),
+        ],
         [("Has the north-east changed?", ""), ("and the centre?", "Has the centre changed?")],
-        [("What percentage of Harbour changed?", ""), ("and Mill?", "What percentage of Mill changed?"),
-         ("and in Old Town?", "What percentage of Old Town changed?")],
-        [("What is the largest change?", ""), ("Where is it?", "Where is object 1?"),
-         ("and the second largest?", "How large is object 2?"), ("how big is it?", "How big is object 2?")],
+        [
+            ("What percentage of Harbour changed?", ""),
+            ("and Mill?", "What percentage of Mill changed?"),
+            ("and in Old Town?", "What percentage of Old Town changed?"),
+        ],
+        [
+            ("What is the largest change?", ""),
+            ("Where is it?", "Where is object 1?"),
+            ("and the second largest?", "How large is object 2?"),
+            ("how big is it?", "How big is object 2?"),
+        ],
     ],
     "classes": [
         [("How many trees were lost?", ""), ("and buildings?", "How many buildings were lost?")],
-        [("How much water was lost?", ""), ("and trees?", "How much trees was lost?"),
-         ("and in the south?", "How much trees was lost in the south?")],
-        [("Did the areas of water increase?", ""), ("what about buildings?", "Did the areas of buildings increase?")],
+        [
+            ("How much water was lost?", ""),
+            ("and trees?", "How much trees was lost?"),
+            ("and in the south?", "How much trees was lost in the south?"),
+        ],
+        [
+            ("Did the areas of water increase?", ""),
+            ("what about buildings?", "Did the areas of buildings increase?"),
+        ],
         [("How many buildings are destroyed?", ""), ("and undamaged?", "How many buildings are undamaged?")],
     ],
-}  # fmt: skip
+}
 
 
 def test_at_least_95_percent_are_right_and_no_number_is_unsupported(runs: dict[str, Truth]) -> None:

@@ -14,6 +14,7 @@ from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
 from terralapse.ask.claims import claims
 from terralapse.ask.endpoint import Endpoint
+from terralapse.ask.language import plain
 from terralapse.ask.parse import MOST
 from terralapse.ask.tools import TOOLS, ToolError, call, shown
 from terralapse.ask.verify import Problem, problems, sentences, supports, verified
@@ -211,9 +212,12 @@ class _Run:
         from terralapse.ask.rules import answer
 
         own, _ = answer(self._question, self._book)
-        wrong = own.answered and isinstance(own.value, bool) and own.value != (said[1].lower() == "yes")
+        values = own.value if isinstance(own.value, list) else [own.value]
+        truth = next((v for v in values if isinstance(v, bool)), None)
+        wrong = own.answered and truth is not None and truth != (said[1].lower() == "yes")
+        bare = truth is None and len(plain(sentences(text)[0])) == 1
         unknown = not own.answered and own.reason != "not-understood"
-        return [Problem("direction", said[1], sentences(text)[0])] if wrong or unknown else []
+        return [Problem("direction", said[1], sentences(text)[0])] if wrong or bare or unknown else []
 
     def verified(self, text: str) -> Answer:
         """The answer with what is supported, and the facts that support it."""

@@ -61,14 +61,18 @@ _FRACTION = re.compile(
     r"|halved)\b",
     re.I,
 )
+_PARTS = {
+    "half": 0.5, "two thirds": 2 / 3, "one third": 1 / 3, "a third": 1 / 3, "one quarter": 0.25,
+    "a quarter": 0.25, "three quarters": 0.75,
+}  # fmt: skip
 _PLACE = re.compile(r"\b(northern|southern|eastern|western) (third|ninth)\b", re.I)
 _SQUARE = re.compile(r"\b(square|zone) [A-Za-z]*\d+\b", re.I)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. `kind` is `number`, `date`, `object` (a number that names one) or `text` (a fraction in
-    words, which must stand in a cited fact); `unit` is a key of the units, or empty."""
+    """One claim. `kind` is `number`, `date`, `object` (a number that names one), `fraction` (in words) or
+    `text` (a code that must stand in a cited fact); `unit` is a key of the units, or empty."""
 
     kind: str
     said: str
@@ -125,5 +129,5 @@ def claims(text: str) -> list[Claim]:
     for match in _WORD.finditer(text):
         unit = next((u for i, u in enumerate(_UNITS) if match[f"w{i}"]), "")
         found.append(Claim("number", match[0], float(_WORDS[match[1].lower()]), unit))
-    found += [Claim("text", m[0]) for m in _FRACTION.finditer(text)]
+    found += [Claim("fraction", m[0], _PARTS.get(m[1].lower(), 2.0)) for m in _FRACTION.finditer(text)]
     return found

@@ -117,14 +117,9 @@ def where_changed(d: Draft) -> None:
         d.facts |= {f["id"]: f for _, f in found}
         names = [n for n, _ in found]
         every += names
-        d.say(
-            "where.class",
-            what=d.title(name),
-            moved=moved,
-            places=d.listed(names),
-            main=names[0],
-            area=found[0][1],
-        )
+        d.say("where.class", what=d.title(name), moved=moved, places=d.listed(names))
+        if len(names) > 1:
+            d.say("where.class.main", what=d.title(name), moved=moved, main=names[0], area=found[0][1])
     d.give(list(dict.fromkeys(every)))
 
 

@@ -8,8 +8,9 @@ what was compared). A sentence that does not pass is left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import GRADES, NINTHS, Book
@@ -139,6 +140,8 @@ def about_fact(fact: Fact, book: Book) -> About:
         classes |= set(book.classes)
     if fact["kind"] == "place" and isinstance(fact["value"], dict):
         places.add(str(fact["value"].get("location")))
+    if fact["id"].startswith("object.") and fact["id"].split(".")[1].isdigit():
+        places.add(_location(book, int(fact["id"].split(".")[1])))
     if fact["id"] == "location.main":
         places.add(str(fact["value"]))
     grades = {
@@ -175,35 +178,102 @@ def _sentence(
 ) -> list[Problem]:
     if _CANNOT.search(text):
         return _unknowing(text, book, allowed)
+    if any(_quotes(text, f) for f in cited if f["kind"] == "text"):
+        return []
     said = mentions(text, book)
     found: list[Problem] = []
     support: list[Fact] = []
     told = claims(text)
-    for claim in told:
-        candidates = [f for f in cited if supports(f, claim)]
-        fitting = [f for f in candidates if _fits(f, about[f["id"]], text, said)]
-        if claim.kind in ("date", "object", "text"):
-            fitting = candidates
+    for claim in (c for c in told if c.kind != "fraction"):
+        fitting = [f for f in cited if supports(f, claim)]
+        if claim.kind == "number":
+            fitting = [f for f in fitting if _fits(f, about[f["id"]], text, said)]
+            support += fitting
         if not fitting:
             found.append(Problem("date" if claim.kind == "date" else "number", claim.said, text))
-        support += fitting
-    basis = support if any(c.kind not in ("date", "object", "text") for c in told) and support else cited
-    for kind in ("classes", "places", "grades"):
-        have = set().union(*(getattr(about[f["id"]], kind) for f in basis)) if basis else set()
-        wider = set().union(*(getattr(about[f["id"]], kind) for f in cited)) if cited else set()
-        texts = " ".join(f["display"].lower() for f in cited if f["kind"] in ("text", "place"))
-        pool = wider if not support else have | (wider if kind == "places" and _listing(text) else set())
+    for claim in (c for c in told if c.kind == "fraction"):
+        if not any(_halves(f, claim) for f in support):
+            found.append(Problem("number", claim.said, text))
+    basis = support or cited
+    texts = " ".join(f["display"].lower() for f in cited if f["kind"] == "text" and _own(f))
+    for kind, noun in (("classes", "class"), ("places", "place"), ("grades", "grade")):
+        pool = set().union(*(getattr(about[f["id"]], kind) for f in basis)) if basis else set()
         for word, names in said[kind].items():
-            if not names & (pool or wider if kind == "grades" else pool) and word not in texts:
-                found.append(Problem(kind.rstrip("s").replace("classe", "class"), word, text))
+            if not names & pool and (kind == "places" or word not in texts):
+                found.append(Problem(noun, word, text))
+    found += _superlatives(text, told, said, book)
     found += _names(text, cited, allowed, book)
     found += _directions(text, cited, about, said)
     return found
 
 
-def _listing(text: str) -> bool:
-    """Sentences that name the places of change without a number for each."""
-    return bool(re.search(r"\b(in the|in|lies|come)\b", text))
+def _own(fact: Fact) -> bool:
+    """Whether a text is the library's: warnings may hold what came with an image, and prove nothing."""
+    return not fact["id"].startswith(("warning.", "zones"))
+
+
+def _quotes(text: str, fact: Fact) -> bool:
+    """Whether a sentence is a whole one of a fact of words: it may be repeated as it stands."""
+    return plain(text) == plain(fact["sentence"]) or plain(text) in [
+        plain(s) for s in sentences(fact["sentence"])
+    ]
+
+
+def _halves(fact: Fact, claim: Claim) -> bool:
+    """Whether a fraction in words is that of a fact whose number stands in the same sentence."""
+    if fact["kind"] == "share" and abs(fact["value"] - claim.value) < 0.02:
+        return True
+    return fact["id"] in ("object.median", "object.half") and claim.said.lower() == "half"
+
+
+_MOST_OF = re.compile(r"\b(most|mostly|mainly|least)\b", re.I)
+_LARGEST = re.compile(r"(?<!second )(?<!third )\b(largest|biggest|greatest)\b", re.I)
+
+
+def _superlatives(
+    text: str, told: list[Claim], said: dict[str, dict[str, frozenset[str]]], book: Book
+) -> list[Problem]:
+    """ "Most of it lies in the north", "the largest object is in the north": the places must be those."""
+    places = list(said["places"].items())
+    if not places:
+        return []
+    word, names = places[0]
+    objects = [int(c.value) for c in told if c.kind == "object"]
+    if not objects and _LARGEST.search(text) and not said["classes"]:
+        objects = [1]
+    if objects:
+        own = {_location(book, n) for n in objects}
+        return [] if names & own or any("." in n for n in names) else [Problem("place", word, text)]
+    most = _MOST_OF.search(text)
+    if most is None:
+        return []
+    pick = min if most[0].lower() == "least" else max
+    tops = set(_tops(book, frozenset().union(*said["classes"].values()), pick))
+    if pick is max and "location.main" in book:
+        tops.add(str(book["location.main"]["value"]))
+    return [] if names & tops else [Problem("place", word, text)]
+
+
+def _location(book: Book, number: int) -> str:
+    place = book.get(f"object.{number}.place")
+    return str(place["value"]["location"]) if place is not None else ""
+
+
+def _tops(book: Book, classes: frozenset[str], pick: Any) -> Iterator[str]:
+    """The ninth, the third, the zone and the square with the most (or least) of what is spoken of."""
+    lasts = [f".class.{c}.{w}" for c in classes for w in ("lost", "gained")] or [".changed", ".share"]
+    for kind in ("ninth", "part", "zone", "cell"):
+        for last in lasts:
+            held = {
+                k: f["value"]
+                for k, f in book.facts.items()
+                if k.startswith(f"{kind}.") and k.endswith(last) and f["value"] is not None
+                and (classes or ".class." not in k)
+            }  # fmt: skip
+            if held:
+                key = pick(held, key=lambda k: held[k])
+                stem = key[: -len(last)]
+                yield stem if kind in ("zone", "cell") else stem.partition(".")[2]
 
 
 def _unknowing(text: str, book: Book, allowed: str) -> list[Problem]:
@@ -247,6 +317,8 @@ def supports(fact: Fact, claim: Claim) -> bool:
         if fact["id"].startswith("year."):
             return claim.said == fact["id"].split(".")[1]
         return kind in ("date", "text") and _date(claim.said, f"{fact['display']} {value}")
+    if kind == "text" and not _own(fact):
+        return False
     if kind in ("text", "place", "date") or fact["unit"] == "days":
         if claim.unit in ("", "°"):
             return _number_in(claim, fact)
@@ -311,12 +383,13 @@ def _directions(
             found.append(Problem("direction", word[0], text))
     nothing = _NOTHING.search(text)
     if nothing:
-        zero = [
-            f for f in cited
-            if f["kind"] in ("area", "count") and f["value"] == 0
-            and (not named or about[f["id"]].classes & named) and about[f["id"]].tags & _OF_CHANGE
-        ]  # fmt: skip
-        if not zero:
+        spoken = frozenset().union(*said["places"].values())
+        zero = [f for f in cited if f["kind"] in ("area", "count") and f["value"] == 0]
+        kinds = [about[f["id"]] for f in zero]
+        if not any(
+            k.tags & _OF_CHANGE and k.places <= spoken and (k.classes & named if named else not k.classes)
+            for k in kinds
+        ):
             found.append(Problem("direction", nothing[0], text))
     return found
 
