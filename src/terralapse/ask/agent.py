@@ -17,7 +17,7 @@ from terralapse.ask.endpoint import Endpoint
 from terralapse.ask.language import plain
 from terralapse.ask.parse import MOST
 from terralapse.ask.tools import TOOLS, ToolError, call, shown
-from terralapse.ask.verify import Problem, problems, sentences, supports, verified
+from terralapse.ask.verify import Problem, about_fact, mentions, problems, sentences, supports, verified
 from terralapse.errors import EndpointError, SettingError
 
 _TURNS = 4  # of the talk before, that the model sees
@@ -227,11 +227,7 @@ class _Run:
         found = verified(draft, self._book, self._question)
         if found.reason == "not-supported":
             return found
-        cited = tuple(
-            f
-            for f in self.facts.values()
-            if any(supports(f, c) for s in sentences(found.text) for c in claims(s))
-        )
+        cited = self._cited(found.text)
         overlay: list[dict[str, Any]] = []
         for fact in cited:
             if fact["evidence"] not in overlay and not {"file", "table"} & set(fact["evidence"]):
@@ -246,6 +242,21 @@ class _Run:
             reason="model-cannot-tell" if unknown else None,
             confidence=state | {k: v for k, v in found.confidence.items() if k == "left_out"},
         )
+
+    def _cited(self, text: str) -> tuple[Fact, ...]:
+        """Of the facts that were read those that the text rests on."""
+        kept: dict[str, Fact] = {}
+        for sentence in sentences(text):
+            told = claims(sentence)
+            said = mentions(sentence, self._book)
+            named = frozenset().union(*(n for kind in said.values() for n in kind.values()))
+            for key, fact in self.facts.items():
+                about = about_fact(fact, self._book)
+                of = about.classes | about.places | about.grades
+                if any(supports(fact, c) for c in told) or (not told and of & named):
+                    kept[key] = fact
+        enough = not problems(text, kept.values(), self._book, self._question)
+        return tuple(kept.values()) if enough else tuple(self.facts.values())
 
 
 def _listed(found: list[Problem]) -> str:

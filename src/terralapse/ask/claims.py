@@ -35,7 +35,7 @@ _DATE = re.compile(
     rf"\b\d{{4}}-\d{{2}}-\d{{2}}\b|\b(?:\d{{1,2}} )?{_MONTH}(?: \d{{1,2}})?(?:,? \d{{4}})?\b|"
     r"(?<![\d.,])(?:19|20)\d{2}(?![\d.,]*\d)(?!\s?(?:%|m²|ha|km|px|m\b|objects?|sq|acres?|patches|buildings?|polygons?))"
 )
-_OBJECT = re.compile(r"\bobjects? (\d+)(?: and (\d+))?", re.I)
+_OBJECT = re.compile(r"\bobject (\d+)(?: and object (\d+))?|\bobjects (\d+) and (\d+)", re.I)
 _CRS = re.compile(r"\bEPSG:\d+|\bUTM zone \d+\w?|\b\d{2}:\d{2} UTC|\b[a-z][\w]*[/-][\w./-]*\d\w*", re.I)
 _ORDINAL = re.compile(
     r"\b(second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|2nd|3rd|\dth|10th)[ -]"
