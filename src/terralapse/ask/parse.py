@@ -17,7 +17,9 @@ _NOUN = re.compile(
     r"(^|\b(how many|how much|largest|biggest|smallest|the|a|an|of|which|what|new|and|in)|<[cpz]>) $"
 )
 _PARTS = re.compile(
-    r"[?\n;]+|(?:,? and |, )(?=(?:how|where|when|what|which|who|why|is|are|did|has|have)\b)", re.I
+    r"[?\n;]+|(?:,? and |, )(?=(?:how|where|when|what|which|who|why|is|are|did|has|have)\b)"
+    r"(?!(?:how (?:large|big)|where)\W*$)",
+    re.I,
 )
 
 

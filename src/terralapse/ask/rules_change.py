@@ -296,8 +296,9 @@ def distance(d: Draft, nearest: bool, spacing: bool) -> None:
         d.facts["object.count"] = d.book["object.count"]
         return
     ids = list(d.slots.objects)
-    if d.slots.rank and not ids:
-        ids = [1, d.slots.rank] if d.slots.rank > 1 else [1, 2]
+    if d.slots.rank:
+        other = ids[0] if ids else 1
+        ids = [other, d.slots.rank] if d.slots.rank != other else [1, 2]
     if spacing and not ids:
         found = d.book["object.spacing"]
         d.say("distance.spacing", length=found).amount(found)

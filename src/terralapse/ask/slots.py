@@ -252,7 +252,7 @@ class _Reader:
             return
         scale = AREAS[unit][0] if self._book.unit == "m2" else 1.0
         key = "least" if self._bound == "more" else "most"
-        self._found[key] = self._numbers[-1] * scale
+        self._found[key] = self._numbers.pop() * scale
         self._found.pop("unit", None)
         self._bound = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +130,15 @@ class _Strip:
     compared: np.ndarray
     area: np.ndarray
 
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Number of pixels by reason."""
+        return np.bincount(self.reason.ravel(), minlength=_REASONS)
+
     @property
     def columns(self) -> list[tuple[int, np.ndarray]]:
         """The column of a zone's sums that each layer of areas belongs to; empty layers are left out."""
-        found = [(r, self.area * (self.reason == r)) for r in np.unique(self.reason)]
+        found = [(int(r), self.area * (self.reason == r)) for r in np.flatnonzero(self.pixels)]
         if self.changed.any():
             found.append((CHANGED, self.area * self.changed))
         expected = self.area * self.compared * np.minimum(self.stored, PROB_STEPS) / PROB_STEPS
@@ -151,7 +157,7 @@ class _Sums:
 
     def add(self, strip: _Strip, zones: Zones) -> None:
         self.area += np.bincount(strip.reason.ravel(), strip.area.ravel(), minlength=_REASONS)
-        self.pixels += np.bincount(strip.reason.ravel(), minlength=_REASONS)
+        self.pixels += strip.pixels
         values, weights = strip.stored[strip.compared], strip.area[strip.compared]
         self.histogram += np.bincount(values, weights, minlength=PROB_STEPS + 1)
         at, probability = strip.area[strip.changed], strip.stored[strip.changed] / PROB_STEPS
@@ -223,7 +229,7 @@ class _Coarse:
         _reduce(strip.compared, rows, self._cols, self._compared)
         _reduce(strip.changed, rows, self._cols, self._changed)
         _reduce(np.where(strip.compared, strip.stored, 0), rows, self._cols, self._prob)
-        for code in np.unique(strip.reason[strip.reason != Reason.VALID]):
+        for code in np.flatnonzero(strip.pixels[1:]) + 1:
             total = self._reasons.setdefault(int(code), np.zeros(self._compared.shape, np.float32))
             _reduce(strip.reason == code, rows, self._cols, total)
 
