@@ -1,7 +1,7 @@
 """Writes the talk of the page about questions, as it really runs, between the marks in `ask.md`.
 
-    terralapse demo -o result
-    python docs/_ask_talk.py result
+terralapse demo -o result
+python docs/_ask_talk.py result
 """
 
 from __future__ import annotations

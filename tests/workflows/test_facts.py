@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rasterio.transform import from_origin
 
 from fixtures_eo import write_tif
 from terralapse import change
-from terralapse.errors import ModelInputError, SettingError
+from terralapse.errors import ModelInputError, SettingError, UnreadableFileError
 from terralapse.workflows.facts import add_classes
 
 HERE = from_origin(699000.0, 5200000.0, 10.0, 10.0)
@@ -90,3 +91,21 @@ def test_a_map_with_other_values_changes_nothing(run: Path, tmp_path: Path) -> N
     with pytest.raises(ModelInputError, match="77"):
         add_classes(run, before=odd, after=odd, scheme="second-mamba")
     assert sorted((p.name, p.stat().st_size) for p in run.iterdir()) == before
+
+
+def test_the_command_says_what_is_new(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from terralapse.cli import main
+
+    made = maps(tmp_path)
+    words = ["--classes-before", made["before"], "--classes-after", made["after"], "--scheme", "second-mamba"]
+    sys.argv = ["terralapse", "facts", str(run), *map(str, words)]
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    assert "4 ha went from tree to building." in capsys.readouterr().out
+
+
+def test_a_run_of_many_dates_takes_no_maps_of_two(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"kind": "series"}')
+    with pytest.raises(UnreadableFileError, match="no run of two dates"):
+        add_classes(tmp_path, damage=tmp_path / "d.tif")
