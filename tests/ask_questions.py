@@ -166,6 +166,9 @@ def of_objects(t: Truth) -> Iterator[Row]:
         held = sum((least is None or s > least) and (most is None or s < most) for s in sizes)
         yield "zones", "count", f"How many objects are {text}?", number(held)
     yield "zones", "count", "How many objects larger than 1 ha are in the north?", number(1)
+    held = sum(1e4 < s < 1e5 for s in sizes)
+    yield "zones", "count", "How many objects are between 1 ha and 10 ha?", number(held)
+    yield "zones", "count", "How many objects of 1 ha are there?", cannot("no-bound")
     for ask in (
         "How large is the largest object?",
         "What is the biggest change?",
@@ -222,6 +225,7 @@ def of_zones(t: Truth) -> Iterator[Row]:
         is_("Mill" if held["Mill"] > held["Harbour"] else "Harbour"),
     )
     yield "zones", "zone", "How much changed in zone Atlantis?", cannot("no-zone")
+    yield "zones", "zone", "How much changed in zone 7?", cannot("no-zone")
 
 
 def of_classes(t: Truth) -> Iterator[Row]:
@@ -329,6 +333,11 @@ def of_classes(t: Truth) -> Iterator[Row]:
     held = int(((before == 3) & t.inside("northern third")).sum())
     yield "classes", "area", "How much woodland was lost in the north?", number(held)
     yield "classes", "class", "How many roads have changed?", cannot("no-class")
+    yield "classes", "class", "How many trees were lost?", cannot("lost-objects")
+    _, many = patches(before, after, 5)
+    both = "How many roads and buildings have changed?"
+    yield "classes", "quantification", both, number(many)
+    yield "classes", "quantification", both, contains("no class for roads", f"{many} new patches of building")
     yield "classes", "class", "Did the cropland increase?", cannot("no-class")
     yield "classes", "class", "How much water was there before?", cannot("class-totals")
     yield "classes", "unit", "How much changed in hectares?", cannot("no-unit")

@@ -38,7 +38,7 @@ TALKS: dict[str, list[list[tuple[str, str]]]] = {  # follow-up, the same questio
         ],
     ],
     "classes": [
-        [("How many trees were lost?", ""), ("and buildings?", "How many buildings were lost?")],
+        [("How many trees are new?", ""), ("and buildings?", "How many buildings are new?")],
         [
             ("How much water was lost?", ""),
             ("and trees?", "How much trees was lost?"),

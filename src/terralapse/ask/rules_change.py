@@ -5,6 +5,7 @@ from __future__ import annotations
 from terralapse.ask.answer import Fact
 from terralapse.ask.book import NINTHS
 from terralapse.ask.draft import Draft
+from terralapse.ask.measure import AREAS, LENGTHS
 
 _ORDINALS = ("largest", "second largest", "third largest", "fourth largest", "fifth largest", "sixth largest",
              "seventh largest", "eighth largest", "ninth largest", "tenth largest")  # fmt: skip
@@ -62,8 +63,6 @@ def nothing(d: Draft) -> bool:
 
 
 def _units(d: Draft, wanted: str) -> None:
-    from terralapse.ask.measure import AREAS, LENGTHS
-
     unit = d.slots.unit
     if unit is not None and d.book.unit == "px":
         d.cannot("no-unit")
@@ -139,7 +138,7 @@ def count(d: Draft) -> None:
     if d.book.series:
         d.cannot("not-in-series")
     where = place(d)
-    least, most = d.slots.least, d.slots.most
+    least, most = _bounds(d)
     if least is None and most is None:
         key = "object.count" if where is None else f"{where}.objects"
         if key not in d.book:
@@ -163,6 +162,18 @@ def count(d: Draft) -> None:
     found = d.book.derive("count", len(ids), [source], f"{source} of {low} to {high}", "objects")
     found["evidence"] = {"polygons": ids}
     d.say("count.bound", count=found, where=d.where(where), bound=bound).amount(found)
+
+
+def _bounds(d: Draft) -> tuple[float | None, float | None]:
+    """The sizes asked for, in the unit of the run; two sizes without a word are from one to the other."""
+    least, most, unit = d.slots.least, d.slots.most, d.slots.unit
+    if least is None and most is None and d.slots.numbers and unit in AREAS:
+        scale = AREAS[unit][0] if d.book.unit == "m2" else 1.0
+        sizes = sorted(n * scale for n in d.slots.numbers)
+        if len(sizes) != 2:
+            d.cannot("no-bound")
+        least, most = sizes
+    return least, most
 
 
 def where_changed(d: Draft) -> None:

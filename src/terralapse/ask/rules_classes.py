@@ -14,7 +14,12 @@ def classes(d: Draft) -> tuple[str, ...]:
         what = d.listed([d.concept(a) for a in d.slots.absent])
         if not d.book.classes:
             d.cannot("no-classes", what=what)
-        d.cannot("no-class", what=what, classes=d.listed([d.title(c) for c in d.book.classes]))
+        listed = d.listed([d.title(c) for c in d.book.classes])
+        if not d.slots.classes:
+            d.cannot("no-class", what=what, classes=listed)
+        said = d.phrase("cannot", why=d.phrase("why.no-class", what=what, classes=listed))
+        if said not in d.text:  # the other classes are answered
+            d.text.append(said)
     if d.slots.classes and not d.book.classes:
         d.cannot("no-classes-at-all")
     return d.slots.classes
@@ -91,6 +96,8 @@ def count(d: Draft) -> None:
     where = place(d)
     if where is not None:
         d.cannot("class-in-zone", what=d.place(where))
+    if _side(d) == "lost":
+        d.cannot("lost-objects")
     found = [d.book[f"class.{name}.objects"] for name in classes(d)]
     for name, fact in zip(classes(d), found, strict=True):
         d.say("count.class", count=fact, what=d.title(name), where="")

@@ -268,6 +268,8 @@ class _Reader:
         named = re.search(r"\b(zone|square|cell|district) (\w+)", marks)
         if named and named[2] not in self._language.vocabulary and not self._places:
             missing = named[2]
+        if "zone <n>" in marks and not self._places:
+            missing = f"{self._numbers[0]:g}" if self._numbers else "?"
         classes = tuple(dict.fromkeys(self._classes))
         return Slots(
             classes=classes,
