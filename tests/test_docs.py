@@ -87,6 +87,16 @@ def test_the_site_builds_without_a_warning_and_is_whole_offline(tmp_path: Path) 
     assert "generated:" not in (tmp_path / "cli/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # LapseNet over the pair that ships
+def test_the_talk_of_the_page_about_questions_is_as_it_runs(tmp_path: Path) -> None:
+    from terralapse.workflows.demo import demo
+
+    demo(tmp_path / "result")
+    talk = load(ROOT / "docs/_ask_talk.py")
+    text = (ROOT / "docs/ask.md").read_text(encoding="utf-8")
+    assert talk.talk(tmp_path / "result") in text, "run `python docs/_ask_talk.py`"
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -27,6 +27,7 @@ def loaded_after(statement: str) -> set[str]:
         "import terralapse",
         "import terralapse; terralapse.systems()",
         "import terralapse.cli.app",
+        "import terralapse.ask, terralapse.ask.agent, terralapse.ask.tools",
         "from terralapse import registry; registry.card('changemamba')",
         "import terralapse.errors, terralapse.sensors, terralapse.labels, terralapse.cards",
     ],

@@ -106,3 +106,8 @@ class OutputNotWritableError(TerralapseError):
 
 class ResumeMismatchError(TerralapseError):
     """A half-finished run whose inputs or settings are not those of this one."""
+
+
+# --- language models -------------------------------------------------------------------------------
+class EndpointError(TerralapseError):
+    """An endpoint of a language model that is down, slow, refuses, or does not answer as one."""

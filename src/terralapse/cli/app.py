@@ -11,8 +11,10 @@ import typer
 
 from terralapse._version import __version__
 from terralapse.cli import run
+from terralapse.cli.ask import ask, chat
 from terralapse.cli.bench import bench
 from terralapse.cli.export import export
+from terralapse.cli.facts import facts
 from terralapse.cli.series import series
 
 app = typer.Typer(
@@ -27,6 +29,9 @@ app.add_typer(bench)
 run.add_to(app)
 app.command()(series)
 app.command()(export)
+app.command()(facts)
+app.command()(ask)
+app.command()(chat)
 
 
 def _version(wanted: bool) -> None:

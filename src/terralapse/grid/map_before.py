@@ -121,6 +121,10 @@ class MapFile:
         )
 
     def ids(self, grid: GeoBox, before: np.ndarray, pair: Pair) -> np.ndarray:
+        return self.resampled(grid)
+
+    def resampled(self, grid: GeoBox) -> np.ndarray:
+        """Class ids uint8 [H, W] on a grid; 255 where the map says nothing."""
         target = Target(grid.affine, grid.crs, (grid.shape.y, grid.shape.x))
         data = warp(self._scene, target, kernel=Kernel.NEAREST).data[0]
         self._refuse(np.unique(data[np.isfinite(data)]))

@@ -22,11 +22,13 @@ from scipy.spatial import KDTree
 from terralapse.grid.areas import Compass, PixelArea, on_ground
 from terralapse.labels import VALIDITY, Reason
 from terralapse.products import units
+from terralapse.products.facts_file import VERSION
 from terralapse.products.findings import Findings
+from terralapse.products.ninths import NINTHS, PARTS
 
-VERSION = 1
 _BLANK = re.compile(r"\{([a-z0-9_.\-]+)\}")
 _LARGEST = 10
+_APART = 5  # objects whose distances to each other are told
 _ENOUGH = 5  # objects from which on it means something where most of them are
 
 
@@ -78,6 +80,20 @@ class Facts:
         cites = tuple(dict.fromkeys(_BLANK.findall(template)))
         return _BLANK.sub(lambda m: self.facts[m[1]].display, template), cites
 
+    def extend(self, made: Iterable[Fact]) -> None:
+        """Adds facts and fills their sentences, which may cite each other and those that are there."""
+        new = {fact.id: fact for fact in made}
+        self.facts.update(new)
+        for fact in new.values():
+            sentence, cites = self.fill(fact.template)
+            self.facts[fact.id] = replace(fact, sentence=sentence, cites=cites)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Facts:
+        """The facts of a `facts.json` as `facts_file.read_facts` returns it."""
+        made = [Fact(**(f | {"cites": tuple(f["cites"])})) for f in record["facts"]]
+        return cls(record["run_id"], record["area_unit"], {f.id: f for f in made}, record["summary"])
+
     def as_dict(self) -> dict[str, Any]:
         """The content of `facts.json`."""
         return {
@@ -94,15 +110,21 @@ def collect(findings: Findings) -> Facts:
     """The facts of a run."""
     facts = Facts(findings.run.run_id, findings.unit)
     make = _Make(findings)
-    for group in _GROUPS:
-        facts.facts.update({fact.id: fact for fact in group(findings, make)})
-    for fact in list(facts.facts.values()):
-        sentence, cites = facts.fill(fact.template)
-        facts.facts[fact.id] = replace(fact, sentence=sentence, cites=cites)
+    facts.extend(fact for group in _GROUPS for fact in group(findings, make))
+    facts.extend(_class_facts(findings))
     for template in _summary(facts, findings):
         text, cites = facts.fill(template)
         facts.summary.append({"text": text, "facts": list(cites)})
     return facts
+
+
+def _class_facts(findings: Findings) -> Iterator[Fact]:
+    """Those of the maps of classes and damage of a run that has some."""
+    run = findings.run
+    if run.classes is not None:
+        from terralapse.products.class_facts import class_facts
+
+        yield from class_facts(run.folder, run.pair.geobox, run.classes, findings.zones, findings.mmu)
 
 
 def write_facts(facts: Facts, path: Path) -> None:
@@ -222,15 +244,7 @@ def _areas(f: Findings, make: _Make) -> Iterator[Fact]:
     yield make.area(
         "area.observed", t.observed_area, valid, "{area.observed} of {area.considered} could be compared."
     )
-    uncertainty = None
-    if f.calibration is not None:
-        uncertainty = {
-            "kind": "model-based",
-            "value": t.expected_area,
-            "unit": f.unit,
-            "statement": "Sum of calibrated probability times area over all that was compared: what the "
-            "model expects, not an interval from a sample.",
-        }
+    uncertainty = None if f.calibration is None else _expected(t.expected_area, f.unit)
     yield make.area(
         "area.changed",
         t.changed_area,
@@ -269,6 +283,8 @@ def _objects(f: Findings, make: _Make) -> Iterator[Fact]:
     yield make.area(
         "object.median", np.median(areas), every, "Half of the objects are smaller than {object.median}."
     )
+    yield make.area("object.mean", areas.mean(), every, "The mean object covers {object.mean}.")
+    yield make.area("object.smallest", areas.min(), every, "The smallest object covers {object.smallest}.")
     half = int(np.searchsorted(np.cumsum(areas), areas.sum() / 2) + 1)
     yield make.count(
         "object.half",
@@ -313,14 +329,65 @@ def _locations(f: Findings, make: _Make) -> Iterator[Fact]:
     )
 
 
+def _ninths(f: Findings, make: _Make) -> Iterator[Fact]:
+    """Areas by ninth and by third of the grid, from pixels; objects by the ninth of a point inside."""
+    change, every = make.raster("change.tif"), f.tally.ninths
+    where = f.polygons["location"].to_numpy()
+    places = [(f"ninth.{n}", f"the {n} of the grid", (n,)) for n in NINTHS]
+    places += [(f"part.{p}", f"the {p}ern third of the grid", members) for p, members in PARTS.items()]
+    for key, title, members in places:
+        observed, changed, expected = every[[NINTHS.index(m) for m in members]].sum(axis=0)
+        said = f"In {title}, {{{key}.changed}} changed of {{{key}.observed}} that could be compared."
+        yield make.area(f"{key}.observed", observed, make.raster("valid.tif"), said)
+        told = None if f.calibration is None else _expected(expected, f.unit)
+        yield make.area(f"{key}.changed", changed, change, said, uncertainty=told)
+        part = changed / observed if observed else math.nan
+        said = f"In {title}, {{{key}.share}} of what could be compared changed."
+        yield make.share(f"{key}.share", part, change, said)
+        if f.tally.changed_area:
+            said = f"{{{key}.part}} of all change lies in {title}."
+            yield make.share(f"{key}.part", changed / f.tally.changed_area, change, said)
+        ids = f.polygons.loc[np.isin(where, members), "id"]
+        said = f"{title[0].upper()}{title[1:]} holds {{{key}.objects}}."
+        yield make.count(f"{key}.objects", len(ids), make.polygons(ids), said)
+
+
+def _expected(area: float, unit: str) -> dict[str, Any]:
+    return {
+        "kind": "model-based",
+        "value": float(area),
+        "unit": unit,
+        "statement": "Sum of calibrated probability times area over all that was compared: what the "
+        "model expects, not an interval from a sample.",
+    }
+
+
+def _distances(f: Findings, make: _Make) -> Iterator[Fact]:
+    """Between the middles of the largest objects, pair by pair."""
+    few = f.polygons.head(_APART)
+    if len(few) < 2:
+        return
+    middle = few.geometry.centroid
+    points = np.column_stack(Compass(f.run.pair.geobox).offsets(middle.x.to_numpy(), middle.y.to_numpy()))
+    for i in range(len(few)):
+        for j in range(i + 1, len(few)):
+            a, b = int(few["id"].iloc[i]), int(few["id"].iloc[j])
+            key, apart = f"distance.{a}.{b}", float(np.hypot(*(points[i] - points[j])))
+            said = f"Objects {a} and {b} are {{{key}}} apart (middle to middle)."
+            yield make.length(key, apart, make.polygons([a, b]), said)
+
+
 def _largest(f: Findings, make: _Make) -> Iterator[Fact]:
     nearest = _nearest(f) if len(f.polygons) > 1 else None
+    boxes = _boxes(f)
     for i, row in enumerate(f.polygons.head(_LARGEST).to_dict("records")):
         number, own = row["id"], make.polygons([row["id"]])
         key = f"object.{number}"
         where = units.coordinates(row["lon"], row["lat"])
         value = {k: row[k] for k in ("location", "lon", "lat")}
+        value["rank"] = i + 1
         value["window"] = [int(row[k]) for k in ("row", "col", "height", "width")]
+        value["box"] = boxes[i]
         place = f"{row['location']} ({where})" if where else row["location"]
         said = f"Object {number} lies in the {{{key}.place}}."
         yield Fact(f"{key}.place", "place", value, "degrees", place, own, said)
@@ -331,6 +398,21 @@ def _largest(f: Findings, make: _Make) -> Iterator[Fact]:
         if nearest is not None:
             said = f"The object next to object {number} is {{{key}.nearest}} away."
             yield make.length(f"{key}.nearest", float(nearest[i]), own, said)
+
+
+def _boxes(f: Findings) -> list[list[float] | None]:
+    """West, south, east, north in degrees of the windows of the largest objects; None without a CRS."""
+    few = f.polygons.head(_LARGEST)
+    box = f.run.pair.geobox
+    if box.crs is None:
+        return [None] * len(few)
+    top, left, height, width = (few[k].to_numpy(float) for k in ("row", "col", "height", "width"))
+    cols = np.stack([left, left + width, left + width, left])
+    rows = np.stack([top, top, top + height, top + height])
+    lon, lat = Compass(box).lonlat(*on_ground(box.affine, cols, rows))
+    west, east = lon.min(axis=0), lon.max(axis=0)
+    corners = np.stack([west, lat.min(axis=0), east, lat.max(axis=0)], axis=1)
+    return [[round(float(v), 7) for v in row] for row in corners]
 
 
 def _confidence(f: Findings, make: _Make) -> Iterator[Fact]:
@@ -380,6 +462,11 @@ def _zones(f: Findings, make: _Make) -> Iterator[Fact]:
     if f.zones.kind == "cell":
         seen = seen.sort_values(changed, ascending=False, kind="stable").head(_LARGEST)
     word = "Zone" if f.zones.kind == "zone" else "Square"
+    listed = [{"id": str(r["id"]).lower(), "name": str(r["name"])} for r in seen.to_dict("records")]
+    named = units.count(len(listed), word.lower())
+    said = "The table of areas has {zones} with something to compare."
+    if f.zones.kind == "zone":
+        yield make.text("zones", listed, named, {"table": "stats.csv", "id": ""}, said)
     for row in seen.to_dict("records"):
         key = f"{f.zones.kind}.{str(row['id']).lower()}"
         evidence = {"table": "stats.csv", "id": str(row["id"])}
@@ -446,7 +533,9 @@ _GROUPS = (
     _masks,
     _objects,
     _locations,
+    _ninths,
     _largest,
+    _distances,
     _confidence,
     _zones,
     _alignment,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import geopandas as gpd
@@ -84,14 +85,16 @@ def find(run: ChangeRun, progress: Callable[[float], None] | None = None) -> Fin
     zones = load_zones(run.zones, geobox) if run.zones else regular_cells(geobox, pixel_m)
     pictures = picture(run.pair, _PREVIEW)
     tell(0.1)
-    sums = tally(run.folder, geobox, pictures.geobox, zones, lambda s: tell(0.1 + 0.4 * s))
-    raw = vectorise(
-        run.folder / "change.tif",
-        run.folder / "prob.tif",
-        geobox,
-        settings_for(run),
-        lambda s: tell(0.5 + 0.5 * s),
-    )
+    with ThreadPoolExecutor(1, thread_name_prefix="tally") as pool:  # numpy leaves the second core free
+        counted = pool.submit(tally, run.folder, geobox, pictures.geobox, zones)
+        raw = vectorise(
+            run.folder / "change.tif",
+            run.folder / "prob.tif",
+            geobox,
+            settings_for(run),
+            lambda s: tell(0.1 + 0.9 * s),
+        )
+        sums = counted.result()
     polygons = describe(raw, run)
     unit = area_unit(geobox)
     return Findings(

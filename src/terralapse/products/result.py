@@ -9,10 +9,12 @@ from __future__ import annotations
 import html
 import json
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terralapse.errors import FileMissingError, MissingExtraError, UnreadableFileError
+from terralapse.products.facts_file import read_facts
 
 if TYPE_CHECKING:
     import folium
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
+
+    from terralapse.ask.answer import Answer
 
 _MOST_POLYGONS = 5000  # a browser map slows down beyond
 _PANEL_PIXELS = 1200
@@ -55,7 +59,7 @@ class ChangeResult:
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
         """The facts by id, each with value, unit, uncertainty, evidence and sentence."""
-        return {fact["id"]: fact for fact in self._json("facts.json")["facts"]}
+        return {fact["id"]: fact for fact in read_facts(self.folder / "facts.json")["facts"]}
 
     @cached_property
     def alignment(self) -> dict[str, Any]:
@@ -71,6 +75,12 @@ class ChangeResult:
     def warnings(self) -> list[str]:
         """What a reader must know before the result is used."""
         return self.run["summary"]["warnings"]
+
+    def ask(self, question: str, **settings: Any) -> Answer:
+        """The answer to a question about this run, see `terralapse.ask.ask`. For a conversation, in which
+        questions go on from each other, use `terralapse.ask.Conversation`."""
+        # That room stands to the right of this one, so it is looked up by name when it is wanted.
+        return import_module("terralapse.ask").ask(self.folder, question, **settings)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary that `--json` prints."""

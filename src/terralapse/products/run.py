@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terralapse.cards import Card
 from terralapse.grid.pair import Pair
 from terralapse.grid.scene import Note
+
+if TYPE_CHECKING:
+    from terralapse.products.class_facts import ClassMaps
 
 
 @dataclass
@@ -19,7 +22,8 @@ class ChangeRun:
     `folder` holds `change.tif`, `prob.tif` and `valid.tif` (see `terralapse.engine.scene`). `state` is what
     the detector's `fit` returned; `alignment` is the content of `alignment.json`; `scene` holds the engine's
     own record (tile, batch, precision, pixels, seconds). `warnings` are the notes of level `warning` that a
-    reader of the report must see; `notes` all others.
+    reader of the report must see; `notes` all others. `classes`
+    says which maps of classes or damage lie beside the rasters, if any.
     """
 
     run_id: str
@@ -35,6 +39,7 @@ class ChangeRun:
     zones: Path | None = None
     aoi: Path | None = None
     min_area_m2: float | None = None
+    classes: ClassMaps | None = None
     warnings: list[Note] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)

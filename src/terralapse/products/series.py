@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -202,10 +202,7 @@ def collect(run: SeriesRun, found: SeriesTally | None, polygons: gpd.GeoDataFram
     made = list(_about(run))
     if found is not None and polygons is not None:
         made += [*_breaks(run, found), *_objects(run, polygons)]
-    facts.facts.update({f.id: f for f in made})
-    for fact in list(facts.facts.values()):
-        sentence, cites = facts.fill(fact.template)
-        facts.facts[fact.id] = replace(fact, sentence=sentence, cites=cites)
+    facts.extend(made)
     for template in _sentences(run, found):
         text, cites = facts.fill(template)
         facts.summary.append({"text": text, "facts": list(cites)})

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terralapse.errors import FileMissingError, UnreadableFileError
+from terralapse.products.facts_file import read_facts
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from terralapse.ask.answer import Answer
 
 
 class SeriesResult:
@@ -46,7 +50,7 @@ class SeriesResult:
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
         """The facts by id, each with value, unit, evidence and sentence."""
-        return {fact["id"]: fact for fact in self._json("facts.json")["facts"]}
+        return {fact["id"]: fact for fact in read_facts(self.folder / "facts.json")["facts"]}
 
     @property
     def summary(self) -> str:
@@ -71,6 +75,12 @@ class SeriesResult:
         if not path.is_file():
             raise FileMissingError(path, "is no raster of this run", "See run.json for its products.")
         return open_raster(path, scaled=False)
+
+    def ask(self, question: str, **settings: Any) -> Answer:
+        """The answer to a question about this run, see `terralapse.ask.ask`. For a conversation, in which
+        questions go on from each other, use `terralapse.ask.Conversation`."""
+        # That room stands to the right of this one, so it is looked up by name when it is wanted.
+        return import_module("terralapse.ask").ask(self.folder, question, **settings)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary that `--json` prints."""

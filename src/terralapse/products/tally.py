@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rasterio.windows import Window as RioWindow
 from terralapse.grid.areas import PixelArea, on_ground
 from terralapse.grid.scene import Window
 from terralapse.labels import Reason
+from terralapse.products.ninths import NINTHS, Ninths
 from terralapse.products.zones import Zones
 
 PROB_STEPS = 200  # prob.tif holds probability x 200
@@ -47,7 +49,8 @@ class Tally:
     `area` float64 [15] and `pixels` int64 [15] by `Reason` (0: compared); `histogram` float64 [201]: compared
     area by stored probability; `changed_area`, `changed_pixels`: compared and over the threshold;
     `expected_area`: sum of probability x area over what was compared; `zones` float64 [n, 17]: areas by
-    reason, changed, expected.
+    reason, changed, expected; `ninths` float64 [9, 3]: compared, changed and expected area in the order of
+    `ninths.NINTHS`.
     """
 
     area: np.ndarray
@@ -58,6 +61,7 @@ class Tally:
     expected_area: float
     expected_changed: float
     zones: np.ndarray
+    ninths: np.ndarray
     layers: Layers
 
     @property
@@ -93,7 +97,7 @@ def tally(
         progress: called with the share done.
     """
     height, width = geobox.shape.y, geobox.shape.x
-    sums = _Sums(len(zones))
+    sums = _Sums(len(zones), Ninths(geobox, _STRIP))
     coarse = _Coarse(geobox, preview)
     pixel_area = PixelArea(geobox)
     with (
@@ -126,10 +130,15 @@ class _Strip:
     compared: np.ndarray
     area: np.ndarray
 
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Number of pixels by reason."""
+        return np.bincount(self.reason.ravel(), minlength=_REASONS)
+
     @property
     def columns(self) -> list[tuple[int, np.ndarray]]:
         """The column of a zone's sums that each layer of areas belongs to; empty layers are left out."""
-        found = [(r, self.area * (self.reason == r)) for r in np.unique(self.reason)]
+        found = [(int(r), self.area * (self.reason == r)) for r in np.flatnonzero(self.pixels)]
         if self.changed.any():
             found.append((CHANGED, self.area * self.changed))
         expected = self.area * self.compared * np.minimum(self.stored, PROB_STEPS) / PROB_STEPS
@@ -137,7 +146,9 @@ class _Strip:
 
 
 class _Sums:
-    def __init__(self, zones: int) -> None:
+    def __init__(self, zones: int, ninths: Ninths) -> None:
+        self._ninths = ninths
+        self.ninths = np.zeros((len(NINTHS), 3))
         self.area = np.zeros(_REASONS)
         self.pixels = np.zeros(_REASONS, np.int64)
         self.histogram = np.zeros(PROB_STEPS + 1)
@@ -146,12 +157,16 @@ class _Sums:
 
     def add(self, strip: _Strip, zones: Zones) -> None:
         self.area += np.bincount(strip.reason.ravel(), strip.area.ravel(), minlength=_REASONS)
-        self.pixels += np.bincount(strip.reason.ravel(), minlength=_REASONS)
+        self.pixels += strip.pixels
         values, weights = strip.stored[strip.compared], strip.area[strip.compared]
         self.histogram += np.bincount(values, weights, minlength=PROB_STEPS + 1)
         at, probability = strip.area[strip.changed], strip.stored[strip.changed] / PROB_STEPS
         self.changed += (at.sum(), len(at), (at * probability).sum())
         columns = strip.columns
+        named = dict(columns)
+        nothing = np.broadcast_to(0.0, strip.reason.shape)
+        layers = [named.get(c, nothing) for c in (int(Reason.VALID), CHANGED, EXPECTED)]
+        self._ninths.add(strip.start, layers, self.ninths)
         if zones.kind == "cell":
             self._add_cells(strip, zones, columns)
             return
@@ -181,6 +196,7 @@ class _Sums:
             expected_area=float((self.histogram * values).sum()),
             expected_changed=float(expected),
             zones=self.zones,
+            ninths=self.ninths,
             layers=layers,
         )
 
@@ -213,7 +229,7 @@ class _Coarse:
         _reduce(strip.compared, rows, self._cols, self._compared)
         _reduce(strip.changed, rows, self._cols, self._changed)
         _reduce(np.where(strip.compared, strip.stored, 0), rows, self._cols, self._prob)
-        for code in np.unique(strip.reason[strip.reason != Reason.VALID]):
+        for code in np.flatnonzero(strip.pixels[1:]) + 1:
             total = self._reasons.setdefault(int(code), np.zeros(self._compared.shape, np.float32))
             _reduce(strip.reason == code, rows, self._cols, total)
 

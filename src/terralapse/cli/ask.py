@@ -1,0 +1,66 @@
+"""`terralapse ask` and `terralapse chat`: questions about a finished run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Output = Annotated[Path, typer.Argument(help="The folder that a run has written.")]
+Answerer = Annotated[str, typer.Option(help="Who answers: rules (offline) or agent (a language model).")]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", help="For agent: an OpenAI-compatible endpoint; else OPENAI_BASE_URL."),
+]
+Llm = Annotated[str | None, typer.Option("--llm", help="For agent: the name of the model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print answers as JSON, with the facts they cite.")]
+
+
+def ask(
+    output: Output,
+    question: Annotated[str, typer.Argument(help="In English: what, where, how much, how many, how sure.")],
+    answerer: Answerer = "rules",
+    base_url: BaseUrl = None,
+    llm: Llm = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about a run; every number is that of a fact of it."""
+    from terralapse.ask import Conversation
+
+    answer = Conversation(output, answerer, base_url=base_url, llm=llm).ask(question)
+    _print(answer, as_json=as_json)
+
+
+def chat(
+    output: Output,
+    answerer: Answerer = "rules",
+    base_url: BaseUrl = None,
+    llm: Llm = None,
+    as_json: AsJson = False,
+) -> None:
+    """Talk about a run: a question a line, which may go on from the last ("and in the north?")."""
+    from terralapse.ask import Conversation
+    from terralapse.errors import EndpointError
+
+    talk = Conversation(output, answerer, base_url=base_url, llm=llm)
+    shown = sys.stdin.isatty()
+    if shown:
+        typer.echo("Ask about this run; an empty line or Ctrl-D ends. Try: what changed?", err=True)
+    while True:
+        if shown:
+            typer.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        try:
+            _print(talk.ask(line.strip()), as_json=as_json)
+        except EndpointError as error:  # the talk goes on; the next question may get through
+            typer.echo(f"terralapse: {error}", err=True)
+        sys.stdout.flush()
+
+
+def _print(answer: Any, *, as_json: bool) -> None:
+    typer.echo(json.dumps(answer.as_dict(), ensure_ascii=False) if as_json else answer.text)
