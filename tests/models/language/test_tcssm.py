@@ -185,11 +185,13 @@ def test_a_step_of_training_helps(method: str) -> None:
             system.forward(given["images"], given["question"], given["description"], given["sar"]), given
         )
         assert set(parts) == {"total", "answer", "align", *(["coral"] if method == "coral" else [])}
-        assert parts["total"].item() == pytest.approx(sum(float(v) for k, v in parts.items() if k != "total"))
+        assert parts["total"].item() == pytest.approx(
+            sum(float(v.detach()) for k, v in parts.items() if k != "total")
+        )
         optimizer.zero_grad()
         parts["total"].backward()
         optimizer.step()
-        losses.append(float(parts["answer"]))
+        losses.append(float(parts["answer"].detach()))
     assert losses[-1] < losses[0] - 0.05
     unused = {n for n, p in network.named_parameters() if p.grad is None}
     assert unused == {"encoder.radar.conv.weight", "encoder.radar.conv.bias"} | {
