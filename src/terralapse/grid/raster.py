@@ -141,14 +141,14 @@ def sample(layers: Sequence[Layer], blocks: int = 3) -> np.ndarray:
     with ExitStack() as stack:
         for handle in dict.fromkeys(x.handle for x in layers):
             with gdal_env(remote=handle.remote):
-                squares = _diagonal(*_gdal.dataset(handle).shape, blocks)
+                height, width = _gdal.dataset(handle).shape
             bands = [x.index for x in layers if x.handle == handle]
-            spans = [((r, r + h), (c, c + w)) for r, c, h, w in squares]
+            spans = [((r, r + h), (c, c + w)) for r, c, h, w in _diagonal(height, width, blocks)]
             stack.enter_context(_gdal.fetched(handle, bands, spans))
         for x in layers:
             parts = []
             with _gdal.reading(x.handle, f"band {x.index}") as ds:
-                for row, col, height, width in _diagonal(*ds.shape, blocks):
+                for row, col, height, width in _diagonal(ds.height, ds.width, blocks):
                     stored = ds.read(x.index, window=RioWindow(col, row, width, height))  # pyright: ignore[reportCallIssue]
                     values = stored.astype(np.float64)
                     parts.append(np.where(is_nodata(stored, x.nodata), np.nan, values).ravel())
