@@ -52,7 +52,9 @@ def test_json_holds_the_facts_and_their_evidence(run: Path, capsys: pytest.Captu
 def test_chat_goes_on_from_one_question_to_the_next(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("How much changed?\nand in the north-east?\nin acres?\n"))
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO("How much changed?\nand in the north-east?\nin acres?\nQuit\nhow?\n")
+    )
     assert call("chat", run) == 0
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 3

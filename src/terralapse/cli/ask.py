@@ -19,6 +19,9 @@ Llm = Annotated[str | None, typer.Option("--llm", help="For agent: the name of t
 AsJson = Annotated[bool, typer.Option("--json", help="Print answers as JSON, with the facts they cite.")]
 
 
+_ENDS = ("", "quit", "exit", "bye")  # a talk
+
+
 def ask(
     output: Output,
     question: Annotated[str, typer.Argument(help="In English: what, where, how much, how many, how sure.")],
@@ -48,12 +51,12 @@ def chat(
     talk = Conversation(output, answerer, base_url=base_url, llm=llm)
     shown = sys.stdin.isatty()
     if shown:
-        typer.echo("Ask about this run; an empty line or Ctrl-D ends. Try: what changed?", err=True)
+        typer.echo("Ask about this run; an empty line, `quit` or Ctrl-D ends. Try: what changed?", err=True)
     while True:
         if shown:
             typer.echo("> ", nl=False, err=True)
         line = sys.stdin.readline()
-        if not line.strip():
+        if line.strip().lower() in _ENDS:
             return
         try:
             _print(talk.ask(line.strip()), as_json=as_json)
