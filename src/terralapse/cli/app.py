@@ -14,6 +14,7 @@ from terralapse.cli import run
 from terralapse.cli.bench import bench
 from terralapse.cli.export import export
 from terralapse.cli.series import series
+from terralapse.cli.serve import serve
 
 app = typer.Typer(
     name="terralapse",
@@ -27,6 +28,7 @@ app.add_typer(bench)
 run.add_to(app)
 app.command()(series)
 app.command()(export)
+app.command()(serve)
 
 
 def _version(wanted: bool) -> None:
