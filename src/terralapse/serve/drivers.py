@@ -14,10 +14,12 @@ import sys
 # VRT and MEM open no file here: rasterio describes every warp as a VRT in memory.
 ALLOWED = frozenset({"GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "GPKG", "GeoJSON", "VRT", "MEM"})
 # rasterio and pyogrio carry a GDAL of their own each, with other drivers.
-_NAMES = {
-    "rasterio": "import rasterio; e = rasterio.Env(); e.__enter__(); print(json.dumps(sorted(e.drivers())))",
-    "pyogrio": "import pyogrio; print(json.dumps(sorted(pyogrio.list_drivers())))",
-}
+_PACKAGES = ("rasterio", "pyogrio")
+_ASK = """
+import json, pyogrio, rasterio
+with rasterio.Env() as env:
+    print(json.dumps({"rasterio": list(env.drivers()), "pyogrio": list(pyogrio.list_drivers())}))
+"""
 _SETTINGS = {
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
@@ -34,8 +36,9 @@ def restrict() -> None:
         RuntimeError: GDAL was used before, so that it cannot be restricted any more.
     """
     os.environ.update(_SETTINGS)
-    for package in _NAMES:
-        os.environ["GDAL_SKIP"] = ",".join(sorted(set(_known(package)) - ALLOWED))
+    known = _known()
+    for package in _PACKAGES:
+        os.environ["GDAL_SKIP"] = ",".join(sorted(set(known[package]) - ALLOWED))
         left = loaded(package)
         if left - ALLOWED:
             raise RuntimeError(f"{package} keeps the drivers {', '.join(sorted(left - ALLOWED))}")
@@ -54,9 +57,8 @@ def loaded(package: str) -> set[str]:
     return set(pyogrio.list_drivers())
 
 
-def _known(package: str) -> list[str]:
+def _known() -> dict[str, list[str]]:
     """Asked of another process, because asking loads them."""
-    code = f"import json\n{_NAMES[package]}"
     clean = {k: v for k, v in os.environ.items() if k != "GDAL_SKIP"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=clean)
+    done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, check=True, env=clean)
     return json.loads(done.stdout)

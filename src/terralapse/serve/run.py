@@ -35,11 +35,11 @@ def serve(options: Options, say: Callable[[str], None], ready: Callable[[str], N
 
     from terralapse.serve.drivers import restrict
 
+    bound = _bind(options)
     restrict()
     from terralapse.serve.app import create_app
 
     app = create_app(options)
-    bound = _bind(options)
     address = _address(options, bound)
     config = uvicorn.Config(
         app,

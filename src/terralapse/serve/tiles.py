@@ -84,6 +84,11 @@ class Tiler:
         self._checked: dict[Path, str] = {}
         self._lock = threading.Lock()
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the finished tiles in memory take."""
+        return self._size
+
     def extent(self, layer: Layer, grid: Affine) -> Extent:
         """Where a layer lies.
 
@@ -174,8 +179,10 @@ class Tiler:
                     yield reader
                 return
             placed = flip(grid) @ source.transform
-            # A mask has to become a band: a warp forgets it.
-            options = {"src_crs": _MERCATOR, "src_transform": placed, "crs": _MERCATOR}
+            # The grid is given whole, else GDAL turns the rows of a file without a transform around. A mask
+            # has to become a band: a warp forgets it.
+            size = {"width": source.width, "height": source.height, "transform": placed}
+            options = {"src_crs": _MERCATOR, "src_transform": placed, "crs": _MERCATOR, **size}
             with (
                 WarpedVRT(source, add_alpha=source.nodata is None, **options) as warped,
                 Reader(None, dataset=warped) as reader,  # pyright: ignore[reportCallIssue]
