@@ -61,6 +61,14 @@ def test_the_histogram_gives_the_run_back_at_its_threshold(client, ids):
     assert sum(found["pixels"]) == 240 * 300
 
 
+def test_the_alignment_is_told_as_in_the_report(client, ids, shelf):
+    found = client.get(f"/api/results/{ids['Blobs']}/alignment").json()
+    assert found["report"] == json.loads((shelf / "Blobs/alignment.json").read_text())
+    assert found["level"] == "good"
+    assert {"name": "Correction", "text": "by translation"} in found["rows"]
+    assert client.get(f"/api/results/{ids['clearing']}/alignment").status_code == 404
+
+
 def test_facts_by_id_and_by_polygon(client, ids):
     base = f"/api/results/{ids['Blobs']}/facts"
     every = client.get(base).json()["facts"]
@@ -100,7 +108,11 @@ def test_a_series_has_its_own_layers_and_table(client, ids, shelf):
     with rasterio.open(shelf / "clearing/break_date.tif") as file:
         years = {v // 10000 for v in np.unique(file.read(1)) if v > 0}
     assert {int(r["year"]) for r in rows} == years
+    breaks = client.get(found["links"]["breaks"]).json()
+    assert sum(breaks["area"]) == pytest.approx(found["numbers"]["broken_area"], rel=1e-6)
+    assert breaks["days"] == sorted(breaks["days"])
     assert client.get(f"/api/results/{ids['clearing']}/histogram").status_code == 404
+    assert client.get(f"/api/results/{ids['Blobs']}/breaks").status_code == 404
 
 
 def test_a_result_that_ends_while_the_server_is_up_appears(serve, shelf, tmp_path, monkeypatch):

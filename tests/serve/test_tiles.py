@@ -114,7 +114,7 @@ def test_a_tile_that_is_held_is_not_sent_again(client, ids):
     layer = next(x for x in found["layers"] if x["name"] == "change")
     x, y, *_ = at(*place(220.5, 60.5), 17)
     first = client.get(layer["tiles"].format(z=17, x=x, y=y))
-    assert first.headers["cache-control"] == "private, max-age=31532000, immutable"
+    assert first.headers["cache-control"] == "private, max-age=31536000, immutable"
     bare = f"/tiles/{ids['Blobs']}/change/17/{x}/{y}@2x.png"
     again = client.get(bare, headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")

@@ -1,9 +1,11 @@
-"""How much of the compared area has each probability of change, so that any threshold can be counted."""
+"""How much area has each probability of change, or broke on each day, so that any threshold can be counted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -27,6 +29,28 @@ class Histogram:
     area: np.ndarray
 
 
+@dataclass(frozen=True)
+class BreakDays:
+    """`days` int64 [n] since 1970-01-01, rising, and the `area` (m2; pixels without a CRS) that broke on
+    each."""
+
+    days: np.ndarray
+    area: np.ndarray
+
+
+def break_days(folder: Path) -> BreakDays:
+    """Reads `break_days.tif` of a series once, strip by strip, in constant memory."""
+    found: dict[int, float] = {}
+    with gdal_env(), rasterio.open(folder / "break_days.tif", driver="GTiff") as file:
+        for stored, weights in _strips(file):
+            known = stored != file.nodata
+            days, at = np.unique(stored[known], return_inverse=True)
+            for day, size in zip(days, np.bincount(at, weights[known]), strict=True):
+                found[int(day)] = found.get(int(day), 0.0) + float(size)
+    days = np.array(sorted(found), np.int64)
+    return BreakDays(days, np.array([found[int(d)] for d in days]))
+
+
 def histogram(folder: Path) -> Histogram:
     """Reads `prob.tif` and `valid.tif` of a run once, strip by strip, in constant memory."""
     pixels, area = np.zeros(PROB_STEPS + 1, np.int64), np.zeros(PROB_STEPS + 1)
@@ -35,15 +59,20 @@ def histogram(folder: Path) -> Histogram:
         rasterio.open(folder / "prob.tif", driver="GTiff") as prob,
         rasterio.open(folder / "valid.tif", driver="GTiff") as valid,
     ):
-        height, width = prob.shape
-        pixel_area = PixelArea(GeoBox(prob.shape, prob.transform, prob.crs and prob.crs.to_wkt()))
-        for start in range(0, height, _STRIP):
-            rows = min(_STRIP, height - start)
-            window = RioWindow(0, start, width, rows)  # type: ignore[call-arg]
-            stored, reason = prob.read(1, window=window), valid.read(1, window=window)
+        for (stored, weights), (reason, _) in zip(_strips(prob), _strips(valid), strict=True):
             compared = (reason == Reason.VALID) & (stored <= PROB_STEPS)
-            weights = np.broadcast_to(pixel_area.block(Window(start, 0, rows, width)), stored.shape)
             values = stored[compared]
             pixels += np.bincount(values, minlength=PROB_STEPS + 1)
             area += np.bincount(values, weights[compared], minlength=PROB_STEPS + 1)
     return Histogram(pixels, area)
+
+
+def _strips(file: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The values of an open raster and the area of each pixel, from the top down."""
+    height, width = file.shape
+    pixel_area = PixelArea(GeoBox(file.shape, file.transform, file.crs and file.crs.to_wkt()))
+    for start in range(0, height, _STRIP):
+        rows = min(_STRIP, height - start)
+        window = RioWindow(0, start, width, rows)  # type: ignore[call-arg]
+        area = pixel_area.block(Window(start, 0, rows, width))
+        yield file.read(1, window=window), np.broadcast_to(area, (rows, width))

@@ -59,8 +59,9 @@ def router(library: Library) -> APIRouter:
 
     @routes.get("/results/{result_id}/alignment", tags=["results"])
     def alignment(result_id: str) -> dict[str, Any]:
-        """How the dates were aligned, as in `alignment.json`."""
-        return _or_missing(library.result(result_id).alignment)
+        """How the dates were aligned: the verdict, its level (`good`, `warning`, `unknown`), the numbers as a
+        table, and the whole content of `alignment.json` as `report`."""
+        return library.alignment(library.result(result_id))
 
     @routes.get("/results/{result_id}/stats", tags=["results"])
     def stats(result_id: str) -> dict[str, Any]:
@@ -72,6 +73,11 @@ def router(library: Library) -> APIRouter:
         """Compared pixels and area by probability of change, in 201 steps; the sum from a step on is what a
         threshold there would mark as changed."""
         return library.histogram(library.result(result_id))
+
+    @routes.get("/results/{result_id}/breaks", tags=["results"])
+    def breaks(result_id: str) -> dict[str, Any]:
+        """Of a series: the area that broke on each day since 1970-01-01."""
+        return library.breaks(library.result(result_id))
 
     @routes.get("/results/{result_id}/facts", tags=["facts"])
     def facts(

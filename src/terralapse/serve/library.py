@@ -13,7 +13,8 @@ from typing import Any
 from affine import Affine
 
 from terralapse.errors import TerralapseError, UnreadableFileError
-from terralapse.products.histogram import histogram
+from terralapse.products.alignment import view
+from terralapse.products.histogram import break_days, histogram
 from terralapse.serve.layers import Layer, layers_of
 from terralapse.serve.options import Options
 from terralapse.serve.shelf import Result, Shelf
@@ -107,6 +108,33 @@ class Library:
 
         return self._once(result, "histogram", count)
 
+    def breaks(self, result: Result) -> dict[str, Any]:
+        """Area that broke by day, of a series."""
+        if "break_days.tif" not in result.files():
+            raise NotThereError
+
+        def count() -> dict[str, Any]:
+            found = break_days(result.folder)
+            unit = result.run["summary"]["area_unit"]
+            area = [round(float(a), 3) for a in found.area]
+            return {"area_unit": unit, "days": found.days.tolist(), "area": area}
+
+        return self._once(result, "breaks", count)
+
+    def alignment(self, result: Result) -> dict[str, Any]:
+        """What the report says of the alignment, and the whole record."""
+        report = result.alignment
+        if not report:
+            raise NotThereError
+        try:
+            seen = view(report, (int(result.run["grid"]["height"]), int(result.run["grid"]["width"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableFileError(
+                result.folder / "alignment.json", "is of another form", "Run the command again."
+            ) from error
+        rows = [{"name": name, "text": text} for name, text in seen.rows]
+        return {"level": seen.level, "verdict": seen.verdict, "rows": rows, "report": report}
+
     def table(self, result: Result) -> list[dict[str, str]]:
         """The rows of `stats.csv` as they are written."""
         path = result.file("stats.csv")
@@ -151,6 +179,8 @@ class Library:
         links = {"facts": f"{base}/facts", "run": f"{base}/run", "ogc": f"{base}/features"}
         links |= {"alignment": f"{base}/alignment"} if "alignment.json" in files else {}
         links |= {"stats": f"{base}/stats"} if "stats.csv" in files else {}
+        if "break_days.tif" in files:
+            links |= {"breaks": f"{base}/breaks"}
         if result.kind == "change":
             links |= {"histogram": f"{base}/histogram"} if "prob.tif" in files else {}
             if "change.gpkg" in files:

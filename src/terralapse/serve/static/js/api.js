@@ -1,0 +1,35 @@
+// What the server is asked, and what to say when it cannot answer.
+
+export class Failure extends Error {}
+
+export async function get(url) {
+  let answer;
+  try {
+    answer = await fetch(url, { credentials: "same-origin" });
+  } catch {
+    throw new Failure("The server does not answer. Is `terralapse serve` still running?");
+  }
+  let body = null;
+  try {
+    body = await answer.json();
+  } catch {
+    body = null;
+  }
+  if (!answer.ok) throw new Failure(body?.detail ?? `The server answered with ${answer.status}.`);
+  return body;
+}
+
+/** The polygons of a result, the largest first, at most `most`; `total` says how many there are. */
+export async function polygons(url, most) {
+  const features = [];
+  let total = 0;
+  let next = `${url}?limit=1000`;
+  while (next && features.length < most) {
+    const page = await get(next);
+    total = page.numberMatched;
+    features.push(...page.features);
+    const link = page.links.find((l) => l.rel === "next");
+    next = link ? new URL(link.href).pathname + new URL(link.href).search : null;
+  }
+  return { features: features.slice(0, most), total };
+}
