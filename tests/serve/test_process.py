@@ -101,9 +101,9 @@ def test_gdal_keeps_no_driver_that_is_not_needed(shelf: Path, tmp_path: Path) ->
 
 
 def test_gdal_that_was_used_before_is_not_served_with() -> None:
-    code = "import rasterio\nwith rasterio.Env(): pass\nfrom terralapse.serve.drivers import restrict\nrestrict()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    words = [sys.executable, "-c", "import rasterio
+with rasterio.Env(): pass
+" + _PROBE]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "rasterio keeps the drivers" in done.stderr

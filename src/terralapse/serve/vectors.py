@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pyogrio
 import pyproj
@@ -75,15 +76,10 @@ class Polygons:
         wanted = numbers[offset : offset + limit]
         if not len(wanted):
             return Page([], len(numbers), None)
-        rows = self._rows(wanted)
-        total = 0
-        features: list[dict[str, Any]] = []
-        for row in rows:
-            size = int(shapely.get_num_coordinates(row["geometry"]))
-            if features and total + size > vertices:
-                break
-            total += size
-            features.append(self._feature(row))
+        frame = self._read(fids=wanted)
+        sizes = shapely.get_num_coordinates(frame.geometry.values)
+        fitting = max(1, int((np.cumsum(sizes) <= vertices).sum()))
+        features = self._features(frame.iloc[:fitting])
         end = offset + len(features)
         return Page(features, len(numbers), end if end < len(numbers) else None)
 
@@ -92,7 +88,7 @@ class Polygons:
         if not 1 <= number < 2**31:
             return None
         frame = self._read(where=f'"id" = {int(number)}')
-        return self._feature(frame[0]) if frame else None
+        return self._features(frame)[0] if len(frame) else None
 
     def stream(self, step: int, vertices: int) -> Iterator[bytes]:
         """All of them as one GeoJSON text, in pieces."""
@@ -121,15 +117,12 @@ class Polygons:
         except (DataSourceError, DataLayerError) as error:
             raise self._damaged("cannot be read") from error
 
-    def _rows(self, numbers: np.ndarray) -> list[dict[str, Any]]:
-        return self._read(fids=numbers)
-
-    def _read(self, **which: Any) -> list[dict[str, Any]]:
+    def _read(self, **which: Any) -> gpd.GeoDataFrame:
         try:
             frame = pyogrio.read_dataframe(self._path, layer=LAYER, **which)
         except (DataSourceError, DataLayerError) as error:
             raise self._damaged("cannot be read") from error
-        return frame.sort_values("id").to_dict("records")  # type: ignore[return-value]
+        return frame.sort_values("id")
 
     # --- places ----------------------------------------------------------------------------------------
     def _to_file(self, box: Box) -> Box:
@@ -150,30 +143,31 @@ class Polygons:
             return (0.0, 0.0, 0.0, 0.0)
         return (float(x[known].min()), float(y[known].min()), float(x[known].max()), float(y[known].max()))
 
-    def _feature(self, row: dict[str, Any]) -> dict[str, Any]:
-        properties = {k: _plain(v) for k, v in row.items() if k != "geometry"}
-        shape = self._placed(row["geometry"])
-        west, south, east, north = (round(float(v), _DIGITS) for v in shapely.bounds(shape))
-        return {
-            "type": "Feature",
-            "id": properties["id"],
-            "bbox": [west, south, east, north],
-            "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": properties,
-        }
-
-    def _placed(self, shape: Any) -> Any:
+    def _features(self, frame: gpd.GeoDataFrame) -> list[dict[str, Any]]:
         """In degrees, rounded, wound as RFC 7946 has it and cut at the antimeridian."""
-        grid = flip(self._grid)
+        placed = shapely.transform(frame.geometry.values, self._move)
+        cut = np.array([split_at_antimeridian(shape) for shape in placed], dtype=object)
+        shapes = shapely.orient_polygons(cut)
+        boxes = shapely.bounds(shapes).round(_DIGITS).tolist()
+        rows = frame.drop(columns=frame.geometry.name).to_dict("records")
+        return [
+            {
+                "type": "Feature",
+                "id": _plain(row["id"]),
+                "bbox": box,
+                "geometry": json.loads(text),
+                "properties": {str(k): _plain(v) for k, v in row.items()},
+            }
+            for row, box, text in zip(rows, boxes, shapely.to_geojson(shapes), strict=True)
+        ]
 
-        def move(xy: np.ndarray) -> np.ndarray:
-            x, y = xy[:, 0], xy[:, 1]
-            if self._crs is None:
-                x, y = grid.a * x + grid.b * y + grid.c, grid.d * x + grid.e * y + grid.f
-            turn = pyproj.Transformer.from_crs(self._crs or 3857, 4326, always_xy=True)
-            return np.round(np.column_stack(turn.transform(x, y)), _DIGITS)
-
-        return shapely.orient_polygons(split_at_antimeridian(shapely.transform(shape, move)))
+    def _move(self, xy: np.ndarray) -> np.ndarray:
+        x, y = xy[:, 0], xy[:, 1]
+        if self._crs is None:
+            grid = flip(self._grid)
+            x, y = grid.a * x + grid.b * y + grid.c, grid.d * x + grid.e * y + grid.f
+        turn = pyproj.Transformer.from_crs(self._crs or 3857, 4326, always_xy=True)
+        return np.round(np.column_stack(turn.transform(x, y)), _DIGITS)
 
 
 def _plain(value: Any) -> Any:

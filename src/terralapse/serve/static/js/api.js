@@ -2,7 +2,22 @@
 
 export class Failure extends Error {}
 
+const early = new Map();
+
+/** Asks now for what `get` will be called for once. */
+export function ahead(url) {
+  const asked = get(url);
+  asked.catch(() => null); // whoever gets it hears of it
+  early.set(url, asked);
+  return asked;
+}
+
 export async function get(url) {
+  const asked = early.get(url);
+  if (asked) {
+    early.delete(url);
+    return asked;
+  }
   let answer;
   try {
     answer = await fetch(url, { credentials: "same-origin" });
@@ -19,11 +34,13 @@ export async function get(url) {
   return body;
 }
 
-/** The polygons of a result, the largest first, at most `most`; `total` says how many there are. */
+export const firstPage = (url) => `${url}?limit=1000`;
+
+/** The polygons from a page on, the largest first, at most `most`; `total` says how many there are. */
 export async function polygons(url, most) {
   const features = [];
   let total = 0;
-  let next = `${url}?limit=1000`;
+  let next = url;
   while (next && features.length < most) {
     const page = await get(next);
     total = page.numberMatched;

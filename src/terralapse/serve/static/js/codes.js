@@ -6,14 +6,18 @@ const HATCH = 9; // pixels from one line of the hatching to the next
 
 const decoded = new Map();
 
-async function codesOf(url, signal) {
-  const known = decoded.get(url);
-  if (known) {
-    decoded.delete(url);
-    decoded.set(url, known);
-    return known;
-  }
-  const answer = await fetch(url, { signal, credentials: "same-origin" });
+/** The codes of a tile. They are kept while they are on their way too: the slider asks again at each step. */
+function codesOf(url) {
+  const known = decoded.get(url) ?? load(url);
+  decoded.delete(url);
+  decoded.set(url, known);
+  known.catch(() => decoded.delete(url));
+  while (decoded.size > KEPT) decoded.delete(decoded.keys().next().value);
+  return known;
+}
+
+async function load(url) {
+  const answer = await fetch(url, { credentials: "same-origin" });
   if (answer.status === 404) return null;
   if (!answer.ok) throw new Error(`tile: ${answer.status}`);
   const options = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
@@ -26,10 +30,7 @@ async function codesOf(url, signal) {
   for (let i = 0; i < codes.length; i += 1) {
     codes[i] = data[4 * i + 3] === 255 ? (data[4 * i] << 8) | data[4 * i + 1] : NOTHING;
   }
-  const found = { codes, width: picture.width, height: picture.height };
-  decoded.set(url, found);
-  while (decoded.size > KEPT) decoded.delete(decoded.keys().next().value);
-  return found;
+  return { codes, width: picture.width, height: picture.height };
 }
 
 const rgba = ([r, g, b], a) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
@@ -55,7 +56,7 @@ export const paints = {
     const dark = rgb.map((v) => Math.round(0.35 * v));
     const table = (fill, alpha) =>
       Uint32Array.from({ length: count }, (_, code) => (code >= level ? rgba(fill, alpha) : 0));
-    return { plain: table(rgb, 150), hatched: table(dark, 225) };
+    return { plain: table(rgb, 120), hatched: table(dark, 200) };
   },
   ramp(colours, from) {
     const table = Uint32Array.from(colours, (c, code) => (code >= from ? rgba(c, 235) : 0));
@@ -88,11 +89,11 @@ export function setPaint(layer, url, paint) {
 
 /** `codes://LAYER/z/x/y?n`: the tile of a layer with the paint of the moment. */
 export function addTo(maplibre) {
-  maplibre.addProtocol("codes", async (request, abort) => {
+  maplibre.addProtocol("codes", async (request) => {
     const [, layer, z, x, y] = request.url.match(/^codes:\/\/([^/]+)\/(\d+)\/(\d+)\/(\d+)/);
     const { url, paint } = current.get(layer);
     const address = url.replace("{z}", z).replace("{x}", x).replace("{y}", y);
-    const found = await codesOf(address, abort.signal);
+    const found = await codesOf(address);
     return { data: found ? await draw(found, paint) : await createImageBitmap(new ImageData(1, 1)) };
   });
 }

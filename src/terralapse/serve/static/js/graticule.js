@@ -3,7 +3,7 @@
 import { byId, el } from "./dom.js";
 
 const STEPS = [90, 45, 30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002];
-const LINES = 5; // across the map, about
+const APART = 110; // pixels between two lines, at least
 const METRE = 180 / 20037508.342789244; // degrees at the equator, where images without a place lie
 
 export function start(map, pixels) {
@@ -14,7 +14,7 @@ export function start(map, pixels) {
     const [south, north] = [Math.max(-85, bounds.getSouth()), Math.min(85, bounds.getNorth())];
     const unit = pixels() ? METRE : 1;
     const span = (east - west) / unit;
-    const step = pixels() ? 10 ** Math.floor(Math.log10(span / 2)) : STEPS.findLast((s) => span / s <= LINES + 3) ?? 90;
+    const step = pixels() ? 10 ** Math.floor(Math.log10(span / 2)) : STEPS.findLast((s) => span / s <= map.getCanvas().clientWidth / APART) ?? 90;
     const lines = [];
     const texts = [];
     const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));

@@ -68,23 +68,22 @@ async function show(id, asked) {
   sliders.paintOthers(map, result);
   const making = sliders.make(map, result);
   const facts = api.get(result.links.facts);
-  const polygons = result.links.polygons ? api.polygons(result.links.polygons, MOST_POLYGONS) : { features: [], total: 0 };
+  const polygons = result.links.polygons ? api.polygons(api.firstPage(result.links.polygons), MOST_POLYGONS) : { features: [], total: 0 };
   slider = await making;
   const shown = slider && result.kind === "change"
     ? result.layers.map((l) => (l.name === "change" ? { ...l, codes: byName("probability").codes } : l))
     : result.layers;
   slider?.show();
-  // The slider paints once a frame; the layers come after the first paint is set.
-  await new Promise(requestAnimationFrame);
   maps.addLayers(map, shown);
   maps.showLayers(map, result.layers);
+  maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", () => performance.mark("terralapse-change"));
   const got = await polygons;
   features = got.features;
-  if (features.length) maps.addPolygons(map, features);
+  if (features.length) maps.addPolygons(map, features, byName("change")?.native_zoom ?? 16);
   const few = got.total > features.length ? ` (the ${features.length.toLocaleString("en")} largest)` : "";
   card = layerCard.build(result, features.length ? `Outlines${few}` : null, () => maps.showLayers(map, result.layers));
   maps.showLayers(map, result.layers);
-  slider?.show();
+  slider?.settle();
   const known = new Map((await facts).facts.map((f) => [f.id, f]));
   openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany });
   drawGraticule();
@@ -209,20 +208,29 @@ function wire() {
   ]);
 }
 
+/** Asks for everything that a result needs while the map is still being made. */
+async function ahead(id) {
+  const { links } = await api.ahead(`/api/results/${encodeURIComponent(id)}`);
+  for (const url of [links.histogram, links.breaks, links.facts, links.stats]) if (url) api.ahead(url);
+  if (links.polygons) api.ahead(api.firstPage(links.polygons));
+}
+
 async function main() {
   theme(false);
   const list = await api.get("/api/results");
   const asked = read(location.hash);
+  const first = list.results.find((r) => r.id === asked.result) ?? list.results[0];
+  if (first) ahead(first.id).catch(() => null); // `show` meets the same failure and says it
   byId("results").replaceChildren(...list.results.map((r) => el("option", { value: r.id }, r.title)));
   if (matchMedia("(max-width: 760px)").matches) toggleLayers();
   map = await maps.create("map", list.basemap);
+  window.terralapse = { map }; // for the console and for tests
   drawGraticule = graticule.start(map, pixels);
   measure = measuring.start(map, pixels);
   swipe.start(map);
   wire();
-  if (list.problems.length) notice(list.problems.join(" "));
-  const first = list.results.find((r) => r.id === asked.result) ?? list.results[0];
   if (!first) {
+    notice(list.problems.join(" "));
     byId("tab-body").replaceChildren(
       el("p", {}, "There is no result here yet. Make one with"),
       el("pre", { tabindex: "0" }, "terralapse change BEFORE AFTER -o OUT"),
@@ -230,9 +238,10 @@ async function main() {
     );
     return;
   }
-  if (asked.result && asked.result !== first.id) notice("The result of this link is not here; another is shown.");
-  await show(first.id, asked.result === first.id ? asked : {});
-  performance.mark("terralapse-shown");
+  await show(first.id, !asked.result || asked.result === first.id ? asked : {});
+  const lost = asked.result && asked.result !== first.id;
+  const said = [...(lost ? ["The result of this link is not here; another is shown."] : []), ...list.problems];
+  if (said.length) notice(said.join(" "));
   map.once("idle", () => {
     performance.mark("terralapse-idle");
     document.documentElement.dataset.ready = "true";

@@ -61,17 +61,19 @@ export function clear(map) {
 
 /** Adds the layers of a result; `paint` of a coloured layer is set before. */
 export function addLayers(map, layers) {
-  for (const layer of layers) {
-    if (layer.name === "after") map.addLayer(marks[0]);
-    const coloured = layer.codes !== null;
+  // Tiles are asked for in the order of the sources: what has changed comes first.
+  for (const layer of [...layers].reverse()) {
     map.addSource(`r:${layer.name}`, {
       type: "raster",
-      tiles: [coloured ? tilesOf(layer) : location.origin + layer.tiles],
+      tiles: [layer.codes === null ? location.origin + layer.tiles : tilesOf(layer)],
       tileSize: 512,
       bounds: layer.bounds,
       minzoom: Math.max(0, layer.minzoom),
       maxzoom: Math.min(layer.native_zoom, layer.maxzoom),
     });
+  }
+  for (const layer of layers) {
+    if (layer.name === "after") map.addLayer(marks[0]);
     map.addLayer({
       id: `r:${layer.name}`,
       type: "raster",
@@ -81,6 +83,16 @@ export function addLayers(map, layers) {
     });
     if (layer.name === "after") map.addLayer(marks[1]);
   }
+}
+
+/** Calls back at the first frame in which all tiles of a layer are there. */
+export function whenDrawn(map, name, done) {
+  const look = () => {
+    if (!map.getSource(`r:${name}`) || !map.isSourceLoaded(`r:${name}`)) return;
+    map.off("render", look);
+    done();
+  };
+  map.on("render", look);
 }
 
 let round = 0;
@@ -93,7 +105,9 @@ export function repaint(map, layer, paint) {
   map.getSource(`r:${layer.name}`)?.setTiles([tilesOf(layer)]);
 }
 
-export function addPolygons(map, features) {
+export function addPolygons(map, features, native) {
+  // Thinner from afar, where outlines would be all that is seen.
+  const width = (near) => ["interpolate", ["linear"], ["zoom"], native - 4, near / 3, native - 1, near];
   map.addSource("r:polygons", { type: "geojson", data: { type: "FeatureCollection", features } });
   const line = (id, colour, width, more) =>
     map.addLayer({
@@ -111,10 +125,10 @@ export function addPolygons(map, features) {
     paint: { "fill-color": "#000", "fill-opacity": 0.01 },
   });
   // Light on dark, so that an outline shows on every ground and without colours.
-  line("r:polygons-casing", "#ffffff", 3);
-  line("r:polygons-line", "#111111", 1.3);
-  line("r:picked-casing", "#111111", 7);
-  line("r:picked-line", "#ffe14d", 4);
+  line("r:polygons-casing", "#ffffff", width(3));
+  line("r:polygons-line", "#111111", width(1.3));
+  line("r:picked-casing", "#111111", width(7));
+  line("r:picked-line", "#ffe14d", width(4));
   pick(map, []);
 }
 

@@ -14,7 +14,7 @@ export function build(result, { facts, features, total, onPick }) {
     features.length ? ["largest", "Largest", () => largest(result, features, total, onPick)] : null,
     ["quality", result.kind === "change" ? "Alignment" : "Quality", () => quality(result, facts)],
     ["run", "Run", () => run(result)],
-    ["files", "Downloads", () => downloads(result)],
+    ["files", "Files", () => downloads(result)],
   ].filter(Boolean);
   const bar = byId("tabs");
   const body = byId("tab-body");
@@ -105,7 +105,7 @@ function sentence(said, facts, onPick) {
         button.setAttribute("aria-expanded", String(!list.hidden));
       },
     },
-    `${cited.length} facts`,
+    cited.length === 1 ? "1 fact" : `${cited.length} facts`,
   );
   return el("div", { class: "sentence" }, el("p", {}, said.text, " ", cited.length ? button : null), list);
 }

@@ -40,7 +40,13 @@ export async function make(map, result) {
   );
   card.hidden = false;
 
-  const repaint = eachFrame(made.paint);
+  let painted = null;
+  const paint = (level) => {
+    if (level === painted) return;
+    painted = level;
+    made.paint(level);
+  };
+  const later = eachFrame(paint);
   // A screen reader and the outlines follow when the slider rests.
   const settle = pause(() => made.settle?.(state.level), 120);
   function show() {
@@ -52,7 +58,8 @@ export async function make(map, result) {
     more.textContent = said.more;
     back.hidden = state.level === made.home;
     made.chart.show(...made.range(state.level));
-    repaint(state.level);
+    if (painted === null) paint(state.level);
+    else later(state.level);
     settle();
   }
   function set(level) {
@@ -63,7 +70,7 @@ export async function make(map, result) {
   const asked = state.level;
   const fits = asked !== null && asked >= made.min && asked <= made.max;
   state.level = fits ? asked : made.home;
-  return { show, set, step: (by) => set(state.level + by) };
+  return { show, set, settle, step: (by) => set(state.level + by) };
 }
 
 async function probability(map, result) {
