@@ -13,7 +13,6 @@ import httpx2
 import pytest
 
 from serve_clients import TOKEN, running
-
 from terralapse.errors import SettingError
 from terralapse.serve.options import Options
 from terralapse.serve.run import serve
@@ -101,9 +100,8 @@ def test_gdal_keeps_no_driver_that_is_not_needed(shelf: Path, tmp_path: Path) ->
 
 
 def test_gdal_that_was_used_before_is_not_served_with() -> None:
-    words = [sys.executable, "-c", "import rasterio
-with rasterio.Env(): pass
-" + _PROBE]
+    used = "import rasterio\nwith rasterio.Env(): pass\n"
+    words = [sys.executable, "-c", used + _PROBE]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "rasterio keeps the drivers" in done.stderr

@@ -60,6 +60,7 @@ async function show(id, asked) {
     layers: (asked.layers && layerCard.known(result, asked.layers)) ?? layerCard.defaults(result),
     picked: null,
   });
+  byId("map").classList.toggle("without-place", pixels());
   byId("tag-before").textContent = `Before${result.dates.before ? `: ${day(result.dates.before)}` : ""}`;
   byId("tag-after").textContent = `After${result.dates.after ? `: ${day(result.dates.after)}` : ""}`;
   if (asked.view) map.jumpTo({ zoom: asked.view[0], center: [asked.view[2], asked.view[1]] });
@@ -75,6 +76,7 @@ async function show(id, asked) {
     : result.layers;
   slider?.show();
   maps.addLayers(map, shown);
+  if (result.bounds) maps.addFrame(map, result.bounds);
   maps.showLayers(map, result.layers);
   maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", () => performance.mark("terralapse-change"));
   const got = await polygons;

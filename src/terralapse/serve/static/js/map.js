@@ -85,6 +85,19 @@ export function addLayers(map, layers) {
   }
 }
 
+/** The extent of the result, which is there when nothing else is drawn. */
+export function addFrame(map, [west, south, east, north]) {
+  const ring = [[west, south], [east, south], [east, north], [west, north], [west, south]];
+  const data = { type: "Feature", properties: {}, geometry: { type: "LineString", coordinates: ring } };
+  map.addSource("r:frame", { type: "geojson", data });
+  map.addLayer({
+    id: "r:frame",
+    type: "line",
+    source: "r:frame",
+    paint: { "line-color": token("--dim"), "line-width": 1.2, "line-dasharray": [4, 3] },
+  });
+}
+
 /** Calls back at the first frame in which all tiles of a layer are there. */
 export function whenDrawn(map, name, done) {
   const look = () => {

@@ -55,6 +55,9 @@ function show(divider) {
   byId("tag-before").hidden = !on;
   byId("tag-after").hidden = !(on || state.layers.has("after"));
   byId("swipe-toggle").setAttribute("aria-pressed", String(on));
+  byId("swipe-toggle").hidden = !pictures;
+  byId("tag-before").style.right = `${100 * (1 - state.swipe)}%`;
+  byId("tag-after").style.left = on ? `${100 * state.swipe}%` : "0";
   if (!on) return;
   const share = Math.round(100 * state.swipe);
   divider.style.left = `${100 * state.swipe}%`;
@@ -63,5 +66,5 @@ function show(divider) {
 }
 
 export function toggle() {
-  change({ swipe: state.swipe === null ? 0.5 : null });
+  if (!byId("swipe-toggle").hidden) change({ swipe: state.swipe === null ? 0.5 : null });
 }
