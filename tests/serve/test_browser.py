@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import rasterio
 import uvicorn
 from PIL import Image
 
+from bad_inputs import image
 from serve_clients import TOKEN
 from terralapse.serve.app import create_app
 from terralapse.serve.options import Limits, Options
@@ -76,7 +77,14 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Open]:
+def server() -> Iterator[Callable[..., str]]:
+    """Starts servers of a test's own, which end after its pages do."""
+    with ExitStack() as stack:
+        yield lambda *results, **options: stack.enter_context(served(*results, **options))
+
+
+@pytest.fixture
+def open_page(browser: Any, server: object) -> Iterator[Open]:
     """Opens an address and waits until everything is drawn. At the end no page may have complained, and none
     may have asked another host for anything."""
     contexts: list[Any] = []
@@ -201,7 +209,7 @@ def test_the_divider_shows_before_on_its_left_and_after_on_its_right(open_page, 
     before = colour(page, lng, lat)
     assert np.abs(before - after).max() > 20
     box = page.locator("#map").bounding_box()
-    page.mouse.move(box["x"] + box["width"], box["y"] + 300)
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 300)
     page.mouse.down()
     page.mouse.move(box["x"] + 3, box["y"] + 300, steps=4)
     page.mouse.up()
@@ -348,7 +356,7 @@ def test_images_without_a_place_say_so(open_page, address, ids):
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 
 
-def test_text_of_files_is_never_markup(open_page, shelf, tmp_path):
+def test_text_of_files_is_never_markup(open_page, server, shelf, tmp_path):
     folder = tmp_path / "hostile"
     shutil.copytree(shelf / "Blobs", folder)
     for name in ("run.json", "facts.json"):
@@ -358,17 +366,17 @@ def test_text_of_files_is_never_markup(open_page, shelf, tmp_path):
     table = (folder / "stats.csv").read_text().replace("A1,A1", f'A1,"{HOSTILE}"')
     (folder / "stats.csv").write_text(table)
     (folder / HOSTILE.replace("/", "_")).write_text("x")
-    with served(tmp_path) as address:
-        page = open_page(address)
-        assert HOSTILE in page.inner_text(".sentences")
-        for tab in ("largest", "quality", "run", "files"):
-            page.click(f"#tab-{tab}")
-            page.wait_for_timeout(200)
-        page.keyboard.press("n")
-        page.wait_for_selector("#picked [data-fact]")
-        assert HOSTILE in page.inner_text("#picked")
-        assert page.evaluate("window.hacked") is None
-        assert page.locator("main img, main script").count() == 0
+    address = server(tmp_path)
+    page = open_page(address)
+    assert HOSTILE in page.inner_text(".sentences")
+    for tab in ("largest", "quality", "run", "files"):
+        page.click(f"#tab-{tab}")
+        page.wait_for_timeout(200)
+    page.keyboard.press("n")
+    page.wait_for_selector("#picked [data-fact]")
+    assert HOSTILE in page.inner_text("#picked")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img, main script").count() == 0
 
 
 def _poison(value: Any) -> None:
@@ -390,30 +398,30 @@ def _poison(value: Any) -> None:
             _poison(inner)
 
 
-def test_an_empty_workspace_says_how_to_fill_it(open_page, tmp_path):
-    with served(tmp_path) as address:
-        page = open_page(address, ready=False)
-        page.wait_for_selector("text=There is no result here yet")
+def test_an_empty_workspace_says_how_to_fill_it(open_page, server, tmp_path):
+    address = server(tmp_path)
+    page = open_page(address, ready=False)
+    page.wait_for_selector("text=There is no result here yet")
 
 
-def test_a_link_to_what_is_not_here_and_a_damaged_result_are_said(open_page, shelf, tmp_path):
+def test_a_link_to_what_is_not_here_and_a_damaged_result_are_said(open_page, server, shelf, tmp_path):
     shutil.copytree(shelf / "Blobs", tmp_path / "good")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/run.json").write_text("{")
-    with served(tmp_path) as address:
-        page = open_page(f"{address}#r=gone-12345678")
-        said = page.inner_text("#notice")
-        assert "The result of this link is not here" in said
-        assert "bad: is missing or damaged" in said
+    address = server(tmp_path)
+    page = open_page(f"{address}#r=gone-12345678")
+    said = page.inner_text("#notice")
+    assert "The result of this link is not here" in said
+    assert "bad: is missing or damaged" in said
 
 
-def test_the_token_is_asked_for_and_forgotten_by_the_address(open_page, shelf):
-    with served(shelf, token=TOKEN) as address:
-        page = open_page(address, ready=False)
-        assert "needs the token" in page.inner_text("body")
-        page.goto(f"{address}?token={TOKEN}")
-        page.wait_for_selector("html[data-ready=true]", state="attached")
-        assert TOKEN not in page.url
+def test_the_token_is_asked_for_and_forgotten_by_the_address(open_page, server, shelf):
+    address = server(shelf, token=TOKEN)
+    page = open_page(address, ready=False)
+    assert "needs the token" in page.inner_text("body")
+    page.goto(f"{address}?token={TOKEN}")
+    page.wait_for_selector("html[data-ready=true]", state="attached")
+    assert TOKEN not in page.url
     open_page.troubles[:] = [t for t in open_page.troubles if "401" not in t]
 
 
@@ -425,21 +433,21 @@ def joplin_result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_shipped_pair_shows_its_change_soon(open_page, joplin_result, record_property):
+def test_the_shipped_pair_shows_its_change_soon(open_page, server, joplin_result, record_property):
     """The time is told, not judged: it is that of the machine and of what else runs on it."""
-    with served(joplin_result) as address:
-        open_page(address)  # a second visitor finds the tiles in memory, as on a wall
-        page = open_page(address)
-        marks = page.evaluate(
-            "Object.fromEntries(performance.getEntriesByType('mark').map((m) => [m.name, m.startTime]))"
-        )
-        seconds = {name.removeprefix("terralapse-"): round(at / 1000, 2) for name, at in marks.items()}
-        record_property("seconds", seconds)
-        print(f"\nChange on the map after {seconds['change']} s, all of it after {seconds['idle']} s.")  # noqa: T201
-        run = json.loads((joplin_result / "run.json").read_text())
-        changed = run["engine"]["changed_pixels"]
-        assert page.inner_text(".level-more").startswith(f"{changed:,} pixels")
-        keep(page, "joplin")
+    address = server(joplin_result)
+    open_page(address)  # a second visitor finds the tiles in memory, as on a wall
+    page = open_page(address)
+    marks = page.evaluate(
+        "Object.fromEntries(performance.getEntriesByType('mark').map((m) => [m.name, m.startTime]))"
+    )
+    seconds = {name.removeprefix("terralapse-"): round(at / 1000, 2) for name, at in marks.items()}
+    record_property("seconds", seconds)
+    print(f"\nChange on the map after {seconds['change']} s, all of it after {seconds['idle']} s.")  # noqa: T201
+    run = json.loads((joplin_result / "run.json").read_text())
+    changed = run["engine"]["changed_pixels"]
+    assert page.inner_text(".level-more").startswith(f"{changed:,} pixels")
+    keep(page, "joplin")
 
 
 @pytest.mark.parametrize("name", ["Blobs", "clearing", "pixels"])
@@ -453,3 +461,55 @@ def test_axe_finds_nothing_serious(open_page, address, ids, name, scheme):
         if v["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+# --- new analyses ------------------------------------------------------------------------------------
+@pytest.fixture
+def place(tmp_path: Path) -> dict[str, Any]:
+    """A workspace and two images to compare."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "images").mkdir()
+    image(tmp_path / "images", "first.tif", seed=1)
+    image(tmp_path / "images", "second.tif", seed=2)
+    return {"workspace": tmp_path / "work", "inputs": (tmp_path / "images",)}
+
+
+def test_an_analysis_is_started_followed_and_shown(open_page, server, place):
+    page = open_page(server(**place))
+    assert page.input_value("#job-before") == "images/first.tif"
+    assert page.input_value("#job-after") == "images/second.tif"
+    page.select_option("#job-after", "images/first.tif")
+    page.click("text=Start")
+    page.wait_for_selector("text=choose two different images")
+    assert page.locator("[data-job]").count() == 0
+    page.select_option("#job-after", "images/second.tif")
+    page.select_option("#job-model", "difference")
+    page.click("text=Start")
+    page.wait_for_selector("[data-state=running] progress")
+    page.wait_for_selector("[data-state=done]", timeout=3 * WAIT)
+    page.click("[data-state=done] >> text=Show")
+    page.wait_for_selector(".sentence")
+    assert page.input_value("#results").startswith("second-")
+    page.click("#tab-new")
+    page.wait_for_selector("[data-state=done]")
+    keep(page, "job")
+    open_page.troubles[:] = [t for t in open_page.troubles if "422" not in t]
+
+
+def test_an_analysis_that_waits_or_runs_can_be_cancelled(open_page, server, place):
+    page = open_page(server(**place))
+    for _ in range(2):
+        page.click("text=Start")
+    page.wait_for_selector("[data-state=queued] >> text=Cancel")
+    while page.locator("[data-job] >> text=Cancel").count():
+        page.locator("[data-job] >> text=Cancel").first.click()
+        page.wait_for_timeout(1000)
+    assert page.locator("[data-state=cancelled]").count() == 2
+    assert not list(place["workspace"].glob("second-*"))
+
+
+def test_the_form_is_accessible(open_page, server, place):
+    page = open_page(server(**place), 390, 844)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    found = axe.Axe().run(page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []

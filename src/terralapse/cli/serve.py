@@ -24,13 +24,28 @@ def serve(
     basemap: Annotated[
         str | None, typer.Option(help="Background tiles, https://host/{z}/{x}/{y}.png; none by default.")
     ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="A folder for analyses that are started from the page.")
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--inputs", help="A folder of images that may be compared from the page; repeatable."),
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the map in the browser.")] = False,
 ) -> None:
-    """Show results on a map in the browser; needs the extra `serve`."""
+    """Show results on a map in the browser, and start analyses from it; needs the extra `serve`."""
     from terralapse.serve.options import Options
     from terralapse.serve.run import serve as run
 
-    options = Options(tuple(results or [Path()]), host=host, port=port, token=token, basemap=basemap)
+    options = Options(
+        tuple(results or ([] if workspace else [Path()])),
+        host=host,
+        port=port,
+        token=token,
+        basemap=basemap,
+        workspace=workspace,
+        inputs=tuple(inputs or ()),
+    )
     run(options, typer.echo, _show if show else None)
 
 

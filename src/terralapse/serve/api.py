@@ -43,6 +43,7 @@ def router(library: Library) -> APIRouter:
         return {
             "version": __version__,
             "basemap": library.options.basemap,
+            "jobs": library.options.workspace is not None,
             "results": [library.brief(r) for r in found.values()],
             "problems": problems,
         }

@@ -11,7 +11,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -21,6 +21,9 @@ from terralapse.serve.options import Options
 
 COOKIE = "terralapse_token"
 _READING = ("GET", "HEAD")
+_WRITING = ("POST", "DELETE")
+_JOBS = "/api/jobs"
+_BODY = 64 * 1024  # of what describes an analysis
 _MOST_CLIENTS = 4096
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _TOKEN_NEEDED = (
@@ -114,9 +117,18 @@ class Guard:
         if self._options.loopback and _host(headers.get("host", "")) not in _LOCAL:
             # A page of another site may point its own name at this machine.
             return 421, "This server answers only to the name of this machine.", {}
-        if scope["method"] not in _READING:
-            return 405, "This server is only read from.", {"allow": ", ".join(_READING)}
-        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        body = headers.get("content-length", "0")
+        if self._may_write(scope):
+            if not _same_site(headers):
+                return 403, "Only the page of this server may do this.", {}
+            length = int(body) if body.isdecimal() else _BODY + 1
+            if length > _BODY or "transfer-encoding" in headers:
+                return 413, "The request is too large.", {"connection": "close"}
+            if length and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                return 415, "Send JSON.", {}
+        elif scope["method"] not in _READING:
+            return 405, "This can only be read.", {"allow": ", ".join(_READING)}
+        elif body != "0" or "transfer-encoding" in headers:
             return 413, "A request here has no body.", {"connection": "close"}
         if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > self._options.limits.url:
             return 414, "The address is too long.", {}
@@ -126,6 +138,12 @@ class Guard:
             seconds = str(max(1, round(wait)))
             return 429, f"Too many requests; wait {seconds} s.", {"retry-after": seconds}
         return None
+
+    def _may_write(self, scope: Scope) -> bool:
+        """Only analyses can be started and cancelled, and only where the operator allows them."""
+        if self._options.workspace is None or scope["method"] not in _WRITING:
+            return False
+        return scope["path"] == _JOBS or scope["path"].startswith(f"{_JOBS}/")
 
     def _token(self, scope: Scope, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
         token = self._options.token
@@ -153,6 +171,14 @@ class Guard:
                 },
             )
         return None
+
+
+def _same_site(headers: Headers) -> bool:
+    """Whether no page of another site sent this; a browser says where a page is from."""
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
 def _host(header: str) -> str:

@@ -50,7 +50,7 @@ class Library:
     """The results with their layers, polygons and numbers; safe to use from several threads."""
 
     def __init__(self, options: Options) -> None:
-        self.shelf = Shelf(options.results)
+        self.shelf = Shelf(options.shown)
         self.tiler = Tiler(options.limits.cache, options.limits.underzoom, options.limits.overzoom)
         self.options = options
         self._kept: OrderedDict[tuple[str, str, str], Any] = OrderedDict()

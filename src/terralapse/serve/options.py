@@ -47,11 +47,14 @@ class Options:
         token: what every request must bring; needed unless `host` is the loopback.
         basemap: `https://host/{z}/{x}/{y}.png` of a background map; the only foreign host that a page may
             reach.
+        workspace: where analyses that are started from the page are kept; None allows none.
+        inputs: folders whose images may be compared; needs `workspace`.
         limits: see `Limits`.
 
     Raises:
         FileMissingError: a folder that is not there.
-        SettingError: an open host without a token, a token that is easily guessed, a bad port or basemap.
+        SettingError: inputs without a workspace, an open host without a token, a token easily guessed,
+            a bad port or basemap.
     """
 
     results: tuple[Path, ...] = ()
@@ -59,12 +62,23 @@ class Options:
     port: int = 8800
     token: str | None = None
     basemap: str | None = None
+    workspace: Path | None = None
+    inputs: tuple[Path, ...] = ()
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         for folder in self.results:
             if not folder.is_dir():
                 raise FileMissingError(folder, "is no folder", "Give folders that a run has written.")
+        for folder in (*self.inputs, *(() if self.workspace is None else (self.workspace,))):
+            if not folder.is_dir():
+                raise FileMissingError(folder, "is no folder", "Make it, or give another.")
+        if bool(self.inputs) != (self.workspace is not None):
+            raise SettingError(
+                "workspace and inputs",
+                "are only of use together",
+                "Give --workspace for results and --inputs for images that may be compared.",
+            )
         if not 0 <= self.port <= 65535:
             raise SettingError(f"port {self.port}", "is out of range", "Choose one of 1 to 65535, or 0.")
         if self.token is None and not self.loopback:
@@ -81,6 +95,11 @@ class Options:
             )
         if self.basemap is not None:
             _ = self.basemap_origin
+
+    @property
+    def shown(self) -> tuple[Path, ...]:
+        """All folders to look for results in."""
+        return self.results if self.workspace is None else (*self.results, self.workspace)
 
     @property
     def loopback(self) -> bool:

@@ -11,6 +11,7 @@ from terralapse.errors import MissingExtraError, SettingError
 from terralapse.serve.options import Options
 
 _KEEP_ALIVE = 20  # seconds
+_GOODBYE = 3  # seconds for open answers; a page that follows the analyses never ends by itself
 
 
 def serve(options: Options, say: Callable[[str], None], ready: Callable[[str], None] | None = None) -> None:
@@ -26,7 +27,7 @@ def serve(options: Options, say: Callable[[str], None], ready: Callable[[str], N
         SettingError: the address cannot be bound to.
         TerralapseError: a folder that was named and holds a damaged result.
     """
-    for name in ("fastapi", "rio_tiler", "uvicorn"):
+    for name in ("fastapi", "rio_tiler", "sqlalchemy", "uvicorn"):
         if find_spec(name) is None:
             raise MissingExtraError(
                 "terralapse serve", f"needs {name}, which is not installed", "pip install 'terralapse[serve]'"
@@ -49,6 +50,7 @@ def serve(options: Options, say: Callable[[str], None], ready: Callable[[str], N
         date_header=True,
         limit_concurrency=options.limits.connections,
         timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_GOODBYE,
         h11_max_incomplete_event_size=16 * 1024,
         proxy_headers=False,
         ws="none",

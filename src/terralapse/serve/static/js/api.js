@@ -18,9 +18,19 @@ export async function get(url) {
     early.delete(url);
     return asked;
   }
+  return ask(url, {});
+}
+
+/** Sends JSON, or nothing, and returns what is answered. */
+export function send(method, url, body) {
+  const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+  return ask(url, { method, ...json });
+}
+
+async function ask(url, options) {
   let answer;
   try {
-    answer = await fetch(url, { credentials: "same-origin" });
+    answer = await fetch(url, { credentials: "same-origin", ...options });
   } catch {
     throw new Failure("The server does not answer. Is `terralapse serve` still running?");
   }

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { byId, el } from "./dom.js";
 import { day, place } from "./format.js";
 import * as graticule from "./graticule.js";
+import * as jobs from "./jobs.js";
 import * as keys from "./keys.js";
 import * as layerCard from "./layers.js";
 import * as maps from "./map.js";
@@ -24,6 +25,7 @@ let slider = null;
 let card = null;
 let openTab = null;
 let drawGraticule = null;
+let fresh = null; // makes the panel of a new analysis; null where none is allowed
 
 const pixels = () => result !== null && result.crs === null;
 
@@ -87,7 +89,7 @@ async function show(id, asked) {
   maps.showLayers(map, result.layers);
   slider?.settle();
   const known = new Map((await facts).facts.map((f) => [f.id, f]));
-  openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany });
+  openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, fresh });
   drawGraticule();
   if (asked.picked) await pick(asked.picked, !asked.view);
 }
@@ -136,6 +138,21 @@ function step(by) {
   const next = at < 0 ? (by > 0 ? 0 : features.length - 1) : (at + by + features.length) % features.length;
   pick(features[next].id, true);
 }
+
+// --- analyses ----------------------------------------------------------------------------------------
+async function relist() {
+  const list = await api.get("/api/results");
+  byId("results").replaceChildren(...list.results.map((r) => el("option", { value: r.id }, r.title)));
+  if (result) byId("results").value = result.id;
+  return list.results;
+}
+
+const openFolder = (folder) =>
+  told(async () => {
+    const found = (await relist()).find((r) => r.title === folder);
+    if (found) await show(found.id, {});
+    else notice("That result has been moved or removed.");
+  });
 
 // --- theme -------------------------------------------------------------------------------------------
 const themes = ["auto", "light", "dark"];
@@ -231,8 +248,17 @@ async function main() {
   measure = measuring.start(map, pixels);
   swipe.start(map);
   wire();
+  if (list.jobs) {
+    fresh = () => jobs.panel(openFolder);
+    jobs.follow(() => told(relist));
+  }
   if (!first) {
     notice(list.problems.join(" "));
+    document.documentElement.dataset.ready = "true";
+    if (fresh) {
+      openTab = panels.build(null, { fresh });
+      return;
+    }
     byId("tab-body").replaceChildren(
       el("p", {}, "There is no result here yet. Make one with"),
       el("pre", { tabindex: "0" }, "terralapse change BEFORE AFTER -o OUT"),

@@ -8,14 +8,24 @@ import { area, bytes, day, number, percent, place } from "./format.js";
 const LARGEST = 25;
 const ROWS = 8;
 
-export function build(result, { facts, features, total, onPick }) {
-  const tabs = [
+/** `fresh` makes the panel of a new analysis, where the operator allows one. */
+export function build(result, { facts, features, total, onPick, fresh }) {
+  const own = result ? tabsOf(result, { facts, features, total, onPick }) : [];
+  const tabs = fresh ? [...own, ["new", "New", fresh]] : own;
+  return show(tabs);
+}
+
+function tabsOf(result, { facts, features, total, onPick }) {
+  return [
     ["summary", "Summary", () => summary(result, facts, onPick)],
     features.length ? ["largest", "Largest", () => largest(result, features, total, onPick)] : null,
     ["quality", result.kind === "change" ? "Alignment" : "Quality", () => quality(result, facts)],
     ["run", "Run", () => run(result)],
     ["files", "Files", () => downloads(result)],
   ].filter(Boolean);
+}
+
+function show(tabs) {
   const bar = byId("tabs");
   const body = byId("tab-body");
   let turn = 0;
@@ -50,7 +60,7 @@ export function build(result, { facts, features, total, onPick }) {
     next.focus();
     next.click();
   };
-  open("summary");
+  open(tabs[0][0]);
   return open;
 }
 
