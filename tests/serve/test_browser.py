@@ -497,14 +497,17 @@ def test_an_analysis_is_started_followed_and_shown(open_page, server, place):
 
 
 def test_an_analysis_that_waits_or_runs_can_be_cancelled(open_page, server, place):
+    for name, seed in (("first.tif", 1), ("second.tif", 2)):
+        image(place["inputs"][0], name, seed=seed, size=2048)  # works for a while
     page = open_page(server(**place))
     for _ in range(2):
         page.click("text=Start")
-    page.wait_for_selector("[data-state=queued] >> text=Cancel")
-    while page.locator("[data-job] >> text=Cancel").count():
-        page.locator("[data-job] >> text=Cancel").first.click()
-        page.wait_for_timeout(1000)
+    page.wait_for_selector("[data-state=running]")
+    for state in ("queued", "running"):
+        page.locator(f"[data-state={state}]").get_by_role("button", name="Cancel").click()
+        page.wait_for_function(f"!document.querySelector('[data-state={state}]')")
     assert page.locator("[data-state=cancelled]").count() == 2
+    page.wait_for_timeout(500)
     assert not list(place["workspace"].glob("second-*"))
 
 

@@ -38,7 +38,15 @@ function field(id, title, properties) {
 export async function panel(onOpen) {
   const { inputs, models } = await get("/api/inputs");
   const list = el("ul", { class: "jobs", "aria-label": "Analyses" });
-  showList = () => list.replaceChildren(...listed.map((job) => row(job, onOpen)));
+  const rows = new Map();
+  showList = () => {
+    for (const job of listed) {
+      if (rows.has(job.id)) rows.get(job.id).update(job);
+      else rows.set(job.id, row(job, onOpen));
+    }
+    const nodes = listed.map((job) => rows.get(job.id).node);
+    if (nodes.length !== list.children.length || nodes[0] !== list.firstChild) list.replaceChildren(...nodes);
+  };
   showList();
   if (!inputs.length) {
     return [el("p", {}, "There are no images in the folders that the operator allows."), list];
@@ -83,16 +91,38 @@ export async function panel(onOpen) {
   return [form, el("h3", {}, "Analyses"), list];
 }
 
-function row(job, onOpen) {
-  const live = job.state === "queued" || job.state === "running";
-  const doing = job.state === "running" && job.stage ? `, ${job.stage} ${percent(job.share)}` : "";
-  return el(
-    "li", { "data-job": job.id, "data-state": job.state },
-    el("strong", {}, `${job.before} → ${job.after}`),
-    el("span", { class: "dim" }, `${job.settings.model}: ${WORDS[job.state]}${doing}`),
-    job.state === "running" ? el("progress", { max: 1, value: job.share, "aria-label": "Progress of this stage" }) : null,
-    job.message ? el("span", { class: "job-message" }, job.message) : null,
-    live ? el("button", { type: "button", class: "link", onclick: () => send("DELETE", `/api/jobs/${job.id}`) }, "Cancel") : null,
-    job.state === "done" ? el("button", { type: "button", class: "link", onclick: () => onOpen(job.output) }, "Show") : null,
-  );
+/** A line of the list; `update` changes what differs, so that a button that is being pressed stays. */
+function row(first, onOpen) {
+  let job = first;
+  const doing = el("span", { class: "dim" });
+  const bar = el("progress", { max: 1, "aria-label": "Progress of this stage" });
+  const message = el("span", { class: "job-message" });
+  const cancel = el("button", { type: "button", class: "link", onclick: () => stop(job, message) }, "Cancel");
+  const open = el("button", { type: "button", class: "link", onclick: () => onOpen(job.output) }, "Show");
+  const node = el("li", { "data-job": job.id }, el("strong", {}, `${job.before} → ${job.after}`), doing, bar, message, cancel, open);
+  const update = (next) => {
+    job = next;
+    const running = job.state === "running";
+    const stage = running && job.stage ? `, ${job.stage} ${percent(job.share)}` : "";
+    node.dataset.state = job.state;
+    doing.textContent = `${job.settings.model}: ${WORDS[job.state]}${stage}`;
+    bar.hidden = !running;
+    bar.value = job.share;
+    message.textContent = job.message;
+    message.hidden = !job.message;
+    cancel.hidden = !running && job.state !== "queued";
+    open.hidden = job.state !== "done";
+  };
+  update(job);
+  return { node, update };
+}
+
+async function stop(job, message) {
+  try {
+    await send("DELETE", `/api/jobs/${job.id}`);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    message.textContent = error.message;
+    message.hidden = false;
+  }
 }
