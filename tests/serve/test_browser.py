@@ -120,6 +120,12 @@ def settled(page: Any) -> None:
     )
 
 
+def becomes(page: Any, selector: str, start: str) -> None:
+    """Waits until a text starts so."""
+    wanted = re.compile("^" + re.escape(start))
+    playwright.expect(page.locator(selector)).to_have_text(wanted, timeout=WAIT)
+
+
 def colour(page: Any, lng: float, lat: float) -> np.ndarray:
     """The colour of a place on the map, as it is on the screen; the middle of 5 x 5 pixels."""
     settled(page)
@@ -237,12 +243,11 @@ def test_the_threshold_recolours_and_recounts(open_page, address, client, ids, f
     assert shown[0] > shown[1] + 60  # magenta over grey
     assert f"{sum(counts['pixels'][100:]):,} pixels" in page.inner_text(".level-more")
     page.locator("#level").fill("190")  # over every probability there is
-    page.wait_for_function("document.querySelector('#level-count').textContent.startsWith('0 m²')")
+    becomes(page, "#level-count", "0 m²")
     assert page.inner_text("#level-count") != start
     assert np.ptp(colour(page, lng, lat)) <= 12  # the image alone
     page.locator("#level").fill("10")
-    everything = f"{sum(counts['pixels'][10:]):,} pixels"
-    page.wait_for_function(f"document.querySelector('.level-more').textContent.startsWith('{everything}')")
+    becomes(page, ".level-more", f"{sum(counts['pixels'][10:]):,} pixels")
     shown = colour(page, lng, lat)
     assert shown[0] > shown[1] + 60
     page.click("text=Back to the threshold of the run")
@@ -337,7 +342,7 @@ def test_a_series_has_a_slider_of_time(open_page, address, client, ids):
     assert page.input_value("#level") == last
     assert "100 % of all that broke" in page.inner_text(".level-more")
     page.locator("#level").fill("10")
-    page.wait_for_function("document.querySelector('#level-count').textContent.startsWith('0 m²')")
+    becomes(page, "#level-count", "0 m²")
     assert min(breaks["days"]) > 17500
     assert "2019" in page.inner_text(".bars")
     keep(page, "series")
@@ -505,7 +510,7 @@ def test_an_analysis_that_waits_or_runs_can_be_cancelled(open_page, server, plac
     page.wait_for_selector("[data-state=running]")
     for state in ("queued", "running"):
         page.locator(f"[data-state={state}]").get_by_role("button", name="Cancel").click()
-        page.wait_for_function(f"!document.querySelector('[data-state={state}]')")
+        playwright.expect(page.locator(f"[data-state={state}]")).to_have_count(0, timeout=WAIT)
     assert page.locator("[data-state=cancelled]").count() == 2
     page.wait_for_timeout(500)
     assert not list(place["workspace"].glob("second-*"))
