@@ -21,18 +21,24 @@ def call(client: Any, path: str) -> Any:
     return client.send(request)
 
 
-@contextmanager
-def running(*arguments: str | Path, **environment: str) -> Iterator[str]:
-    """The address of a `terralapse serve` in a process of its own on a free port."""
+def start(*arguments: str | Path, **environment: str) -> tuple[subprocess.Popen[str], str]:
+    """A `terralapse serve` in a process of its own on a free port, and its address."""
     command = [sys.executable, "-m", "terralapse", "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
     )
     assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("Map  http"), process.communicate(timeout=20)[1]
+    return process, line.split()[1]
+
+
+@contextmanager
+def running(*arguments: str | Path, **environment: str) -> Iterator[str]:
+    """The address of a server that is interrupted at the end."""
+    process, address = start(*arguments, **environment)
     try:
-        line = process.stdout.readline()
-        assert line.startswith("Map  http"), process.communicate(timeout=20)[1]
-        yield line.split()[1]
+        yield address
     finally:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)

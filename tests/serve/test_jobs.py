@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from rasterio.transform import from_origin
 
 from bad_inputs import image
+from serve_clients import running, start
 from terralapse.errors import SettingError
 from terralapse.serve.app import create_app
 from terralapse.serve.inputs import Inputs
@@ -295,3 +297,42 @@ def test_the_queue_has_an_end(tmp_path):
         add(jobs)
     with pytest.raises(QueueFullError):
         add(jobs)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_loses_nothing(tmp_path, images):
+    """kill -9 in the middle of the second analysis: the first is still there, the second goes on and ends."""
+    (tmp_path / "work").mkdir()
+    for name, seed in (("large-1.tif", 3), ("large-2.tif", 4)):
+        image(images, name, seed=seed, size=3000)
+    arguments = ("--workspace", tmp_path / "work", "--inputs", images)
+    large = {"before": "images/large-1.tif", "after": "images/large-2.tif", "model": "difference"}
+
+    def state(client: httpx2.Client, identity: str, *wanted: str) -> dict:
+        until = time.monotonic() + 240
+        while time.monotonic() < until:
+            found = client.get(f"api/jobs/{identity}").json()
+            if found["state"] in wanted:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"still {found}")
+
+    process, address = start(*arguments)
+    try:
+        with httpx2.Client(base_url=address) as client:
+            first = client.post("api/jobs", json=ASKED).json()["id"]
+            state(client, first, "done")
+            second = client.post("api/jobs", json=large).json()["id"]
+            state(client, second, "running")
+            while not list((tmp_path / "work").glob("*.part")):
+                time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
+    with running(*arguments) as address, httpx2.Client(base_url=address) as client:
+        states = {j["id"]: j["state"] for j in client.get("api/jobs").json()["jobs"]}
+        assert states[first] == "done"
+        assert states[second] in ("queued", "running")
+        assert state(client, second, "done", "failed")["message"] == ""
+        time.sleep(1.1)
+        assert len(client.get("api/results").json()["results"]) == 2

@@ -32,14 +32,16 @@ export function histogram(values, bins, label) {
   const width = 320;
   const height = 64;
   const size = Math.ceil(values.length / bins);
-  const sums = Array.from({ length: bins }, (_, i) =>
+  // The last bar may hold fewer values, so that every bar stands over its own part of the slider.
+  const sums = Array.from({ length: Math.ceil(values.length / size) }, (_, i) =>
     values.slice(i * size, (i + 1) * size).reduce((a, b) => a + b, 0),
   );
   const least = Math.min(...sums.filter((v) => v > 0), Infinity);
   const most = Math.max(...sums);
   const tall = (v) => (v > 0 ? 4 + ((height - 4) * Math.log(v / least + 1)) / Math.log(most / least + 1) : 0);
+  const wide = (width * size) / values.length;
   const boxes = sums.map((v, i) =>
-    svg("rect", { x: (i * width) / bins, y: height - tall(v), width: width / bins - 0.8, height: tall(v) }),
+    svg("rect", { x: i * wide, y: height - tall(v), width: wide - 0.8, height: tall(v) }),
   );
   const mark = svg("line", { y1: 0, y2: height, class: "mark" });
   const node = svg(
