@@ -2,7 +2,8 @@
 
     terralapse demo -o demo && python docs/_pictures.py demo
 
-The report is photographed by a headless Chromium, which must be installed.
+The report and the map page are photographed by a headless Chromium, which must be installed; the page needs
+the extra `serve` and playwright as well.
 """
 
 from __future__ import annotations
@@ -32,11 +33,44 @@ def photograph(report: Path, target: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=180)
 
 
-def store(source: Path, name: str) -> None:
-    """A picture as WebP, `WIDTH` pixels wide."""
+def photograph_map(folder: Path, scratch: Path) -> tuple[Path, Path]:
+    """The page of `terralapse serve` on a desktop and on a phone, with the largest object picked."""
+    from playwright.sync_api import sync_playwright
+
+    command = [sys.executable, "-m", "terralapse", "serve", str(folder), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().split()[1]
+    flags = [
+        "--no-sandbox",
+        "--enable-unsafe-swiftshader",
+        "--use-angle=swiftshader",
+        "--ignore-gpu-blocklist",
+    ]
+    shots = scratch / "serve.png", scratch / "phone.png"
+    try:
+        with sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=shutil.which(BROWSERS[0]), args=flags)
+            for target, width, height, dark in zip(
+                shots, (1440, 390), (900, 844), ("light", "dark"), strict=True
+            ):
+                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=dark)
+                page.goto(f"{address}#p=1" if width > 1000 else address)
+                page.wait_for_selector("html[data-ready=true]", state="attached", timeout=60_000)
+                page.wait_for_timeout(3000)
+                page.screenshot(path=str(target))
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+    return shots
+
+
+def store(source: Path, name: str, width: int = WIDTH) -> None:
+    """A picture as WebP, `width` pixels wide."""
     with Image.open(source) as image:
-        height = round(image.height * WIDTH / image.width)
-        small = image.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS)
+        height = round(image.height * width / image.width)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
         small.save(IMAGES / name, quality=82, method=6)
 
 
@@ -46,6 +80,9 @@ def main(folder: str) -> None:
         shot = Path(scratch) / "report.png"
         photograph(Path(folder) / "report.html", shot)
         store(shot, "report-joplin.webp")
+        desktop, phone = photograph_map(Path(folder), Path(scratch))
+        store(desktop, "serve-joplin.webp")
+        store(phone, "serve-joplin-phone.webp", 390)
     store(Path(folder) / "map.png", "map-joplin.webp")
 
 

@@ -16,6 +16,7 @@ from terralapse.cli.bench import bench
 from terralapse.cli.export import export
 from terralapse.cli.facts import facts
 from terralapse.cli.series import series
+from terralapse.cli.serve import serve
 
 app = typer.Typer(
     name="terralapse",
@@ -32,6 +33,7 @@ app.command()(export)
 app.command()(facts)
 app.command()(ask)
 app.command()(chat)
+app.command()(serve)
 
 
 def _version(wanted: bool) -> None:

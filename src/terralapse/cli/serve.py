@@ -1,0 +1,53 @@
+"""`terralapse serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders that a run has written, or folders of them; by default this one."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; any but the loopback needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes one that is free.")] = 8800,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="TERRALAPSE_TOKEN", help="What everyone who opens the map must bring."),
+    ] = None,
+    basemap: Annotated[
+        str | None, typer.Option(help="Background tiles, https://host/{z}/{x}/{y}.png; none by default.")
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="A folder for analyses that are started from the page.")
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--inputs", help="A folder of images that may be compared from the page; repeatable."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the map in the browser.")] = False,
+) -> None:
+    """Show results on a map in the browser, and start analyses from it; needs the extra `serve`."""
+    from terralapse.serve.options import Options
+    from terralapse.serve.run import serve as run
+
+    options = Options(
+        tuple(results or ([] if workspace else [Path()])),
+        host=host,
+        port=port,
+        token=token,
+        basemap=basemap,
+        workspace=workspace,
+        inputs=tuple(inputs or ()),
+    )
+    run(options, typer.echo, _show if show else None)
+
+
+def _show(address: str) -> None:
+    typer.launch(address)

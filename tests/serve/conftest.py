@@ -1,0 +1,75 @@
+"""Results of every kind on one shelf, and clients of a server over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from fastapi.testclient import TestClient
+from odc.geo.geobox import GeoBox
+from rasterio.transform import from_origin
+
+from fixtures_eo import write_tif
+from product_runs import build_run
+from terralapse.labels import Reason
+from terralapse.products.write import write_products
+from terralapse.serve.app import create_app
+from terralapse.serve.options import Limits, Options
+from terralapse.workflows.series import series
+
+BASE = "http://127.0.0.1:8800"
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`Blobs` (a change), `pixels` (a change without a CRS) and `clearing` (a series). Not to be changed."""
+    folder = tmp_path_factory.mktemp("shelf")
+    reason = np.zeros((240, 320), np.uint8)
+    reason[:, :20] = Reason.NODATA_BEFORE
+    write_products(build_run(folder / "Blobs", reason=reason, settings={"geojson": True}))
+    bare = GeoBox((240, 320), Affine.identity(), None)
+    write_products(build_run(folder / "pixels", box=bare, run_id="fedcba987654"))
+    stack = tmp_path_factory.mktemp("stack")
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        day = np.datetime64("2018-01-03") + i * 33
+        ndvi = 0.6 + rng.normal(0, 0.015, (48, 48))
+        if i >= 18:
+            ndvi[10:30, 10:40] -= 0.4
+        red = np.full((48, 48), 0.08)
+        data = np.stack([red, red * (1 + ndvi) / (1 - ndvi)]).astype(np.float32)
+        name = f"scene_{str(day).replace('-', '')}.tif"
+        place = from_origin(500000, 5000000, 10, 10)
+        write_tif(stack / name, data, descriptions=("red", "nir"), nodata=np.nan, transform=place)
+    series(stack, folder / "clearing", threads=1)
+    return folder
+
+
+Serve = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def serve(shelf: Path) -> Serve:
+    """A client of a new server over the shelf, or over what is given."""
+
+    def make(*results: Path, **options: object) -> TestClient:
+        limits = options.pop("limits", Limits(rate=1e6, burst=10**6))
+        chosen = Options(results or (shelf,), limits=limits, **options)  # type: ignore[arg-type]
+        return TestClient(create_app(chosen), base_url=BASE)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def client(serve: Serve) -> TestClient:
+    """A client of a server on the loopback."""
+    return serve()
+
+
+@pytest.fixture(scope="session")
+def ids(client: TestClient) -> dict[str, str]:
+    """Ids by the names of the folders."""
+    return {r["title"]: r["id"] for r in client.get("/api/results").json()["results"]}

@@ -1,0 +1,523 @@
+"""The page in a real browser: what is seen, what it does, and that it needs nothing from anywhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import uvicorn
+from PIL import Image
+
+from bad_inputs import image
+from serve_clients import TOKEN
+from terralapse.serve.app import create_app
+from terralapse.serve.options import Limits, Options
+from terralapse.workflows.demo import demo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+# No name can be looked up, so that a page that needs another host fails; WebGL is drawn by the processor.
+FLAGS = (
+    "--no-sandbox",
+    "--enable-unsafe-swiftshader",
+    "--use-angle=swiftshader",
+    "--ignore-gpu-blocklist",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+WAIT = 60_000  # ms; a machine that does much else draws slowly
+MAP = "#map canvas"
+
+
+@contextmanager
+def served(*results: Path, **options: Any) -> Iterator[str]:
+    """The address of a server in a thread of this process."""
+    app = create_app(Options(results, limits=Limits(rate=1e6, burst=10**6), **options))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def address(shelf: Path) -> Iterator[str]:
+    with served(shelf) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield launched
+        launched.close()
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., str]]:
+    """Starts servers of a test's own, which end after its pages do."""
+    with ExitStack() as stack:
+        yield lambda *results, **options: stack.enter_context(served(*results, **options))
+
+
+@pytest.fixture
+def open_page(browser: Any, server: object) -> Iterator[Open]:
+    """Opens an address and waits until everything is drawn. At the end no page may have complained, and none
+    may have asked another host for anything."""
+    contexts: list[Any] = []
+    troubles: list[str] = []
+    hosts: set[str] = set()
+
+    def make(url: str, width: int = 1440, height: int = 900, ready: bool = True, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: troubles.append(str(e)))
+        page.on("request", lambda r: hosts.add(r.url.split("/")[2]))
+        page.goto(url)
+        if ready:
+            page.wait_for_selector("html[data-ready=true]", state="attached")
+        return page
+
+    make.troubles = troubles  # type: ignore[attr-defined]
+    yield make
+    for context in contexts:
+        context.close()
+    assert troubles == []
+    assert {h.partition(":")[0] for h in hosts} <= {"127.0.0.1"}
+
+
+def settled(page: Any) -> None:
+    """Waits until the map has drawn everything."""
+    page.evaluate(
+        "() => new Promise((done) => { const { map } = window.terralapse; map.once('idle', done); "
+        "map.triggerRepaint(); })"
+    )
+
+
+def becomes(page: Any, selector: str, start: str) -> None:
+    """Waits until a text starts so."""
+    wanted = re.compile("^" + re.escape(start))
+    playwright.expect(page.locator(selector)).to_have_text(wanted, timeout=WAIT)
+
+
+def colour(page: Any, lng: float, lat: float) -> np.ndarray:
+    """The colour of a place on the map, as it is on the screen; the middle of 5 x 5 pixels."""
+    settled(page)
+    point = page.evaluate(f"() => window.terralapse.map.project([{lng}, {lat}])")
+    box = page.locator("#map").bounding_box()
+    clip = {"x": box["x"] + point["x"] - 2, "y": box["y"] + point["y"] - 2, "width": 5, "height": 5}
+    picture = np.asarray(Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB")).astype(int)
+    return np.median(picture.reshape(-1, 3), axis=0)
+
+
+@pytest.fixture(scope="module")
+def first(client: Any, ids: dict[str, str]) -> dict[str, Any]:
+    """The largest polygon of `Blobs`."""
+    return client.get(f"/api/results/{ids['Blobs']}/features/collections/change/items/1").json()
+
+
+def inside(feature: dict[str, Any]) -> tuple[float, float]:
+    return feature["properties"]["lon"], feature["properties"]["lat"]
+
+
+def keep(page: Any, name: str) -> None:
+    """For people to look at, where TERRALAPSE_SCREENSHOTS names a folder."""
+    folder = os.environ.get("TERRALAPSE_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+# --- opening -----------------------------------------------------------------------------------------
+def test_it_opens_on_the_first_result_and_says_what_its_files_say(open_page, address, shelf, ids):
+    page = open_page(address)
+    run = json.loads((shelf / "Blobs/run.json").read_text())
+    assert page.input_value("#results") == ids["Blobs"]
+    said = page.locator(".sentence p").all_inner_texts()
+    assert run["summary"]["summary"] == " ".join(re.sub(r"\s+\d+ facts?$", "", s) for s in said)
+    assert run["summary"]["warnings"][0] in page.inner_text(".warnings")
+    assert page.inner_text("#tag-before") == "Before: 10 May 2023"
+    assert page.locator("#notice").is_hidden()
+    keep(page, "desktop")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone_nothing_is_cut_off(open_page, address, theme):
+    page = open_page(address, 390, 844, color_scheme=theme, has_touch=True)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    assert page.locator("#layers").is_hidden()
+    page.click("#layers-toggle")
+    assert page.locator("#layers").is_visible()
+    for control in page.locator("button:visible, input[type=range]:visible").all():
+        box = control.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 391
+    keep(page, f"phone-{theme}")
+
+
+def test_light_and_dark_follow_the_system_and_the_button(open_page, address):
+    page = open_page(address, color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    page.keyboard.press("t")
+    assert page.inner_text("#theme") == "Theme: light"
+    light = page.evaluate(ground)
+    assert sum(map(int, re.findall(r"\d+", light))) > 600 > 200 > sum(map(int, re.findall(r"\d+", dark)))
+    page.reload()
+    page.wait_for_selector("html[data-ready=true]", state="attached")
+    assert page.evaluate(ground) == light
+
+
+# --- the map -----------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def stored(shelf: Path) -> dict[str, np.ndarray]:
+    """What the previews hold at the middle of the largest polygon, which is even there."""
+    found = {}
+    for date in ("before", "after"):
+        with rasterio.open(shelf / f"Blobs/{date}.tif") as file:
+            found[date] = file.read()[:, 60, 220].astype(int)
+    return found
+
+
+def test_the_divider_shows_before_on_its_left_and_after_on_its_right(open_page, address, first, stored):
+    page = open_page(f"{address}#l=before:100,after:100&s=0")
+    lng, lat = inside(first)
+    after = colour(page, lng, lat)
+    assert np.abs(after - stored["after"]).max() <= 12
+    page.focus("#swipe")
+    page.keyboard.press("End")
+    assert page.get_attribute("#swipe", "aria-valuenow") == "100"
+    before = colour(page, lng, lat)
+    assert np.abs(before - after).max() > 20
+    box = page.locator("#map").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 300)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 3, box["y"] + 300, steps=4)
+    page.mouse.up()
+    assert np.abs(colour(page, lng, lat) - after).max() <= 2
+    page.keyboard.press("End")
+    page.keyboard.press("s")  # without a divider the later date covers all
+    assert page.locator("#swipe").is_hidden()
+    assert np.abs(colour(page, lng, lat) - after).max() <= 2
+
+
+def test_opacity_mixes_the_dates(open_page, address, first):
+    page = open_page(f"{address}#l=before:100,after:100&s=0")
+    lng, lat = inside(first)
+    after = colour(page, lng, lat)
+    page.get_by_label("Opacity: Image after").fill("0")
+    assert np.abs(colour(page, lng, lat) - after).max() > 20
+
+
+def test_the_threshold_recolours_and_recounts(open_page, address, client, ids, first):
+    page = open_page(f"{address}#l=after:100,change:100&s=off")
+    counts = client.get(f"/api/results/{ids['Blobs']}/histogram").json()
+    lng, lat = inside(first)
+    start = page.inner_text("#level-count")
+    shown = colour(page, lng, lat)
+    assert shown[0] > shown[1] + 60  # magenta over grey
+    assert f"{sum(counts['pixels'][100:]):,} pixels" in page.inner_text(".level-more")
+    page.locator("#level").fill("190")  # over every probability there is
+    becomes(page, "#level-count", "0 m²")
+    assert page.inner_text("#level-count") != start
+    assert np.ptp(colour(page, lng, lat)) <= 12  # the image alone
+    page.locator("#level").fill("10")
+    becomes(page, ".level-more", f"{sum(counts['pixels'][10:]):,} pixels")
+    shown = colour(page, lng, lat)
+    assert shown[0] > shown[1] + 60
+    page.click("text=Back to the threshold of the run")
+    assert page.inner_text("#level-count") == start
+
+
+def test_a_click_on_a_polygon_shows_its_facts(open_page, address, client, ids, first):
+    page = open_page(address)
+    point = page.evaluate(f"() => window.terralapse.map.project({list(inside(first))})")
+    page.mouse.move(5, 500)
+    page.locator(MAP).click(position=point)
+    page.wait_for_selector("#picked [data-fact='object.1.area']")
+    facts = client.get(f"/api/results/{ids['Blobs']}/facts", params={"polygon": 1}).json()["facts"]
+    text = page.inner_text("#picked")
+    assert text.startswith("Object 1")
+    for fact in facts:
+        if fact["evidence"]["polygons"] == [1]:
+            assert fact["sentence"] in text
+    assert "p=1" in page.evaluate("new Promise((d) => setTimeout(() => d(location.hash), 400))")
+    page.keyboard.press("Escape")
+    assert page.locator("#picked").is_hidden()
+
+
+def test_the_largest_are_listed_and_flown_to(open_page, address, first):
+    page = open_page(address)
+    page.click("#tab-largest")
+    page.click("[data-polygon='2']")
+    page.wait_for_selector("#picked [data-fact='object.2.area']")
+    settled(page)
+    where = page.evaluate("window.terralapse.map.getCenter().toArray()")
+    page.keyboard.press("p")
+    page.wait_for_selector("#picked [data-fact='object.1.area']")
+    settled(page)
+    west, south, east, north = first["bbox"]
+    lng, lat = page.evaluate("window.terralapse.map.getCenter().toArray()")
+    assert [lng, lat] != where
+    assert west < lng < east
+    assert south < lat < north
+
+
+def test_a_link_shows_the_same_again(open_page, address, first):
+    page = open_page(address)
+    page.locator("#level").fill("120")
+    page.keyboard.press("2")  # the change layer off
+    page.focus("#swipe")
+    page.keyboard.press("PageUp")
+    page.keyboard.press("n")
+    page.wait_for_selector("#picked [data-fact]")
+    settled(page)
+    page.wait_for_timeout(500)
+    link = page.url
+    other = open_page(link)
+    other.wait_for_selector("#picked [data-fact='object.1.area']")
+    assert other.input_value("#level") == "120"
+    assert other.get_attribute("#swipe", "aria-valuenow") == "60"
+    assert not other.is_checked("#layer-change")
+    views = [p.evaluate("window.terralapse.map.getZoom()") for p in (page, other)]
+    assert views[0] == pytest.approx(views[1], abs=0.02)
+
+
+def test_a_distance_is_measured_on_the_ground(open_page, address):
+    page = open_page(address)
+    page.keyboard.press("m")
+    box = page.locator(MAP).bounding_box()
+    ends = [(box["width"] / 2 - 100, 450), (box["width"] / 2 + 100, 450)]
+    for x, y in ends:
+        page.locator(MAP).click(position={"x": x, "y": y})
+    lngs, lats = zip(
+        *[page.evaluate(f"window.terralapse.map.unproject([{x}, {y}]).toArray()") for x, y in ends],
+        strict=True,
+    )
+    expected = 6371008.8 * np.cos(np.radians(lats[0])) * np.radians(lngs[1] - lngs[0])
+    said = page.inner_text("#readout")
+    assert float(re.match(r"([\d.,]+) m", said)[1].replace(",", "")) == pytest.approx(expected, rel=0.01)
+    page.keyboard.press("Escape")
+    assert page.get_attribute("#measure", "aria-pressed") == "false"
+
+
+def test_keys_are_explained(open_page, address):
+    page = open_page(address)
+    page.keyboard.press("?")
+    assert "Measure distances" in page.inner_text("#keys")
+    page.keyboard.press("Escape")
+    assert page.locator("#keys").is_hidden()
+
+
+# --- other results -----------------------------------------------------------------------------------
+def test_a_series_has_a_slider_of_time(open_page, address, client, ids):
+    page = open_page(f"{address}#r={ids['clearing']}")
+    breaks = client.get(f"/api/results/{ids['clearing']}/breaks").json()
+    last = page.locator("#level").get_attribute("max")
+    assert page.input_value("#level") == last
+    assert "100 % of all that broke" in page.inner_text(".level-more")
+    page.locator("#level").fill("10")
+    becomes(page, "#level-count", "0 m²")
+    assert min(breaks["days"]) > 17500
+    assert "2019" in page.inner_text(".bars")
+    keep(page, "series")
+
+
+def test_images_without_a_place_say_so(open_page, address, ids):
+    page = open_page(f"{address}#r={ids['pixels']}")
+    assert "areas are in pixels" in page.inner_text(".warning")
+    assert " px changed" in page.inner_text("#level-count")
+    box = page.locator("#map").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 + 40, box["y"] + box["height"] / 2)
+    assert re.fullmatch(r"column \d+, row \d+", page.inner_text("#readout"))
+    keep(page, "pixels")
+
+
+HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
+
+
+def test_text_of_files_is_never_markup(open_page, server, shelf, tmp_path):
+    folder = tmp_path / "hostile"
+    shutil.copytree(shelf / "Blobs", folder)
+    for name in ("run.json", "facts.json"):
+        content = json.loads((folder / name).read_text())
+        _poison(content)
+        (folder / name).write_text(json.dumps(content))
+    table = (folder / "stats.csv").read_text().replace("A1,A1", f'A1,"{HOSTILE}"')
+    (folder / "stats.csv").write_text(table)
+    (folder / HOSTILE.replace("/", "_")).write_text("x")
+    address = server(tmp_path)
+    page = open_page(address)
+    assert HOSTILE in page.inner_text(".sentences")
+    for tab in ("largest", "quality", "run", "files"):
+        page.click(f"#tab-{tab}")
+        page.wait_for_timeout(200)
+    page.keyboard.press("n")
+    page.wait_for_selector("#picked [data-fact]")
+    assert HOSTILE in page.inner_text("#picked")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img, main script").count() == 0
+
+
+def _poison(value: Any) -> None:
+    """Adds markup to every sentence and name."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, str) and key in (
+                "text",
+                "sentence",
+                "summary",
+                "name",
+                "display",
+                "command",
+            ):
+                value[key] = f"{inner} {HOSTILE}"
+            _poison(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _poison(inner)
+
+
+def test_an_empty_workspace_says_how_to_fill_it(open_page, server, tmp_path):
+    address = server(tmp_path)
+    page = open_page(address, ready=False)
+    page.wait_for_selector("text=There is no result here yet")
+
+
+def test_a_link_to_what_is_not_here_and_a_damaged_result_are_said(open_page, server, shelf, tmp_path):
+    shutil.copytree(shelf / "Blobs", tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/run.json").write_text("{")
+    address = server(tmp_path)
+    page = open_page(f"{address}#r=gone-12345678")
+    said = page.inner_text("#notice")
+    assert "The result of this link is not here" in said
+    assert "bad: is missing or damaged" in said
+
+
+def test_the_token_is_asked_for_and_forgotten_by_the_address(open_page, server, shelf):
+    address = server(shelf, token=TOKEN)
+    page = open_page(address, ready=False)
+    assert "needs the token" in page.inner_text("body")
+    page.goto(f"{address}?token={TOKEN}")
+    page.wait_for_selector("html[data-ready=true]", state="attached")
+    assert TOKEN not in page.url
+    open_page.troubles[:] = [t for t in open_page.troubles if "401" not in t]
+
+
+@pytest.fixture(scope="module")
+def joplin_result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of the shipped pair; TERRALAPSE_DEMO may name one that is there."""
+    ready = os.environ.get("TERRALAPSE_DEMO")
+    return Path(ready) if ready else demo(tmp_path_factory.mktemp("demo") / "joplin").folder
+
+
+@pytest.mark.slow
+def test_the_shipped_pair_shows_its_change_soon(open_page, server, joplin_result, record_property):
+    """The time is told, not judged: it is that of the machine and of what else runs on it."""
+    address = server(joplin_result)
+    open_page(address)  # a second visitor finds the tiles in memory, as on a wall
+    page = open_page(address)
+    marks = page.evaluate(
+        "Object.fromEntries(performance.getEntriesByType('mark').map((m) => [m.name, m.startTime]))"
+    )
+    seconds = {name.removeprefix("terralapse-"): round(at / 1000, 2) for name, at in marks.items()}
+    record_property("seconds", seconds)
+    print(f"\nChange on the map after {seconds['change']} s, all of it after {seconds['idle']} s.")  # noqa: T201
+    run = json.loads((joplin_result / "run.json").read_text())
+    changed = run["engine"]["changed_pixels"]
+    assert page.inner_text(".level-more").startswith(f"{changed:,} pixels")
+    keep(page, "joplin")
+
+
+@pytest.mark.parametrize("name", ["Blobs", "clearing", "pixels"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page, address, ids, name, scheme):
+    page = open_page(f"{address}#r={ids[name]}", color_scheme=scheme)
+    found = axe.Axe().run(page).response["violations"]
+    serious = [
+        (v["id"], [n["html"][:120] for n in v["nodes"]])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+# --- new analyses ------------------------------------------------------------------------------------
+@pytest.fixture
+def place(tmp_path: Path) -> dict[str, Any]:
+    """A workspace and two images to compare."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "images").mkdir()
+    image(tmp_path / "images", "first.tif", seed=1)
+    image(tmp_path / "images", "second.tif", seed=2)
+    return {"workspace": tmp_path / "work", "inputs": (tmp_path / "images",)}
+
+
+def test_an_analysis_is_started_followed_and_shown(open_page, server, place):
+    page = open_page(server(**place))
+    assert page.input_value("#job-before") == "images/first.tif"
+    assert page.input_value("#job-after") == "images/second.tif"
+    page.select_option("#job-after", "images/first.tif")
+    page.click("text=Start")
+    page.wait_for_selector("text=choose two different images")
+    assert page.locator("[data-job]").count() == 0
+    page.select_option("#job-after", "images/second.tif")
+    page.select_option("#job-model", "difference")
+    page.click("text=Start")
+    page.wait_for_selector("[data-state=running] progress")
+    page.wait_for_selector("[data-state=done]", timeout=3 * WAIT)
+    page.click("[data-state=done] >> text=Show")
+    page.wait_for_selector(".sentence")
+    assert page.input_value("#results").startswith("second-")
+    page.click("#tab-new")
+    page.wait_for_selector("[data-state=done]")
+    keep(page, "job")
+    open_page.troubles[:] = [t for t in open_page.troubles if "422" not in t]
+
+
+def test_an_analysis_that_waits_or_runs_can_be_cancelled(open_page, server, place):
+    for name, seed in (("first.tif", 1), ("second.tif", 2)):
+        image(place["inputs"][0], name, seed=seed, size=2048)  # works for a while
+    page = open_page(server(**place))
+    for _ in range(2):
+        page.click("text=Start")
+    page.wait_for_selector("[data-state=running]")
+    for state in ("queued", "running"):
+        page.locator(f"[data-state={state}]").get_by_role("button", name="Cancel").click()
+        playwright.expect(page.locator(f"[data-state={state}]")).to_have_count(0, timeout=WAIT)
+    assert page.locator("[data-state=cancelled]").count() == 2
+    page.wait_for_timeout(500)
+    assert not list(place["workspace"].glob("second-*"))
+
+
+def test_the_form_is_accessible(open_page, server, place):
+    page = open_page(server(**place), 390, 844)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    found = axe.Axe().run(page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
