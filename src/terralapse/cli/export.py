@@ -36,5 +36,7 @@ def export(
         typer.echo(f"{output}  {card['slug']}, {', '.join(card['inputs'])} -> {card['output']}")
         typer.echo(
             f"On {check.pixels} pixels of a real pair it differs from torch in float32 by at most "
-            f"{check.max_difference:.2g} in probability; {check.share_flipped:.2%} of them change sides."
+            f"{check.max_difference:.2g} in probability; {check.share_flipped:.4%} of them change sides."
         )
+        if check.own_rounding:
+            typer.echo(f"Torch in float32 itself differs from float64 by {check.own_rounding:.2g} there.")

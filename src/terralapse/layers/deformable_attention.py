@@ -83,10 +83,9 @@ class DeformableAttention(nn.Module):
         """
         inner = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).float().unflatten(2, (*inner, 2))
-        one = torch.ones(
-            (), device=query.device
-        )  # a tensor of numbers would fix the sides of an exported graph
-        pixel = torch.stack([torch.stack([one / w, one / h]) for h, w in sides])  # [levels, 2]
+        # A tensor made of the sides would fix them in an exported graph.
+        one = torch.ones(1, device=query.device)
+        pixel = torch.stack([torch.cat([one / w, one / h]) for h, w in sides])  # [levels, 2]
         at = places[None, :, None, None, None] + offsets * pixel[:, None]
         weights = self.attention_weights(query).unflatten(2, (self.heads, -1)).softmax(dim=-1)
         values = self.value_proj(value).unflatten(2, (self.heads, -1))
