@@ -304,7 +304,7 @@ def test_a_server_that_is_killed_loses_nothing(tmp_path, images):
     """kill -9 in the middle of the second analysis: the first is still there, the second goes on and ends."""
     (tmp_path / "work").mkdir()
     for name, seed in (("large-1.tif", 3), ("large-2.tif", 4)):
-        image(images, name, seed=seed, size=3000)
+        image(images, name, seed=seed, size=1400)
     arguments = ("--workspace", tmp_path / "work", "--inputs", images)
     large = {"before": "images/large-1.tif", "after": "images/large-2.tif", "model": "difference"}
 
