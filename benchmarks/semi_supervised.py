@@ -261,7 +261,7 @@ def page(found: dict[str, Any]) -> str:
             "of 46.3 on LEVIR-CD. What is compared here is the method, not its numbers.",
             "",
             "```console",
-            "$ python benchmarks/semi_supervised.py --data DATA --runs runs/semi",
+            "$ python benchmarks/semi_supervised.py --data DATA",
             "```",
             "",
         ]

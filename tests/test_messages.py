@@ -17,7 +17,7 @@ COMMAND = re.compile(r"`terralapse ([a-z]+)")
 # Of the commands of Dask and SLURM, and of `benchmarks/plan_job.py`, on the page about large jobs.
 DASK = {"--nthreads", "--gres", "--stragglers", "--faults"}
 # Of `python -m terralapse.models.new`, which is no command of the app.
-FOREIGN = {"--help", "--root", *DASK}
+FOREIGN = {"--help", "--root", "--files", *DASK}
 
 
 def texts() -> list[tuple[str, str]]:

@@ -213,6 +213,8 @@ def test_engines_that_cannot_run_a_detector_are_refused(tmp_path: Path) -> None:
 def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("asked", "auto"):
+        (tmp_path / name).mkdir()
     pair = pair_of(60, 60)
     with pytest.raises(
         SettingError, match=r"engine compile: needs a C\+\+ compiler, and there is no g\+\+ here"
@@ -234,6 +236,7 @@ def test_a_compiler_that_does_not_compile_is_one_clear_error(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "true"))
+    (tmp_path / "scene").mkdir()
     with pytest.raises(ModelInputError, match="small: does not run in the engine compile"):
         predict_scene(SmallDetector(), pair_of(60, 60), tmp_path / "scene", engine="compile")
 

@@ -40,6 +40,7 @@ from terralapse.tasks.mapped import MAP, MapDetector
 from terralapse.tasks.network import NetworkDetector
 
 TRACED_SIDES = 128, 192  # pixels, about, of the images that the graph is traced with
+LEAST = 2  # multiples of the network along a side of an image, at least, in a `.pt2`
 ROUNDINGS = 4  # times torch's own difference to float64 that a file may differ by
 FLIPPED = 1e-4  # share of pixels that may change sides of the threshold by rounding
 
@@ -172,7 +173,8 @@ def trace(detector: NetworkDetector, stretched: bool) -> Any:
     generator = torch.Generator().manual_seed(0)
     # Three, since two is also the number of dates, which the tracer would take for the batch.
     given: list[Tensor] = [255 * torch.rand(3, 2, bands, height, width, generator=generator)]
-    rows, cols = torch.export.Dim("rows", min=1), torch.export.Dim("cols", min=1)
+    # From two multiples on: at one, a side of the deepest maps is 1, for which torch would broadcast them.
+    rows, cols = torch.export.Dim("rows", min=LEAST), torch.export.Dim("cols", min=LEAST)
     sides = {3: rows if multiple == 1 else multiple * rows, 4: cols if multiple == 1 else multiple * cols}
     batch = torch.export.Dim("batch", min=1)
     shapes: dict[str, Any] = {"images": {0: batch, **sides}}
