@@ -2,8 +2,8 @@
 
     terralapse demo -o demo && python docs/_pictures.py demo
 
-The report and the map page are photographed by a headless Chromium, which must be installed; the page needs the
-extra `serve` and playwright as well.
+The report and the map page are photographed by a headless Chromium, which must be installed; the page needs
+the extra `serve` and playwright as well.
 """
 
 from __future__ import annotations
@@ -41,12 +41,19 @@ def photograph_map(folder: Path, scratch: Path) -> tuple[Path, Path]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     address = server.stdout.readline().split()[1]
-    flags = ["--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader", "--ignore-gpu-blocklist"]
+    flags = [
+        "--no-sandbox",
+        "--enable-unsafe-swiftshader",
+        "--use-angle=swiftshader",
+        "--ignore-gpu-blocklist",
+    ]
     shots = scratch / "serve.png", scratch / "phone.png"
     try:
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=shutil.which(BROWSERS[0]), args=flags)
-            for target, width, height, dark in zip(shots, (1440, 390), (900, 844), ("light", "dark"), strict=True):
+            for target, width, height, dark in zip(
+                shots, (1440, 390), (900, 844), ("light", "dark"), strict=True
+            ):
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=dark)
                 page.goto(f"{address}#p=1" if width > 1000 else address)
                 page.wait_for_selector("html[data-ready=true]", state="attached", timeout=60_000)

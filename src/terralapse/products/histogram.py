@@ -1,4 +1,4 @@
-"""How much area has each probability of change, or broke on each day, so that any threshold can be counted."""
+"""How much area has each probability of change, or broke on each day: for counts at any threshold."""
 
 from __future__ import annotations
 
