@@ -42,4 +42,4 @@ def running(*arguments: str | Path, **environment: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-        assert "Traceback" not in errors, errors
+        assert (process.returncode, errors) == (0, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 
 from terralapse.errors import MissingExtraError, SettingError
@@ -58,7 +59,8 @@ def serve(options: Options, say: Callable[[str], None], ready: Callable[[str], N
     say(f"Map  {address}")
     if ready is not None:
         ready(address)
-    uvicorn.Server(config).run(sockets=[bound])
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn when all is closed; it is how a server ends
+        uvicorn.Server(config).run(sockets=[bound])
 
 
 def _bind(options: Options) -> socket.socket:
