@@ -159,7 +159,7 @@ def measure(
 def files(slug: str, weights: Path, data: Path) -> dict[str, Any]:
     """What each format of a network differs by; `fault` where there is no such file."""
     path = weights / f"{slug.replace('/', '-')}.safetensors"
-    own = registry.card(slug).weights is not None
+    own = bool(registry.card(slug).weights)
     detector = exportable(registry.build(slug, **({} if own else {"weights": path})))
     tiles = check_tiles(detector)
     sensor = "s2" if "nir" in detector.bands else "gf1"

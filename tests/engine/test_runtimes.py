@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch._inductor import config as inductor
 
 from small_network import SmallDetector
 from stand_ins import FirstBand
@@ -141,7 +142,7 @@ def test_auto_takes_what_is_faster_and_says_why(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(runtimes, "SMALL", 0)
     monkeypatch.setattr(runtimes, "WORTH", {"onnx": 0.0, "openvino": 1e9, "compile": 1e9})
     monkeypatch.setattr(runtimes._Trial, "seconds", lambda _, name: {"torch": 0.3, "onnx": 0.1}[name])
-    result = predict_scene(SmallDetector(), pair_of(120, 100), tmp_path)
+    result = predict_scene(SmallDetector(), pair_of(120, 100), tmp_path, precision="fp32")
     assert result.engine["name"] == "onnx"
     assert result.engine["why"] == "it is 3.0 times as fast as torch on a window of the scene"
     assert result.engine["tried"]["onnx"]["agrees"]
@@ -155,7 +156,7 @@ def test_auto_never_takes_what_differs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(runtimes._Trial, "seconds", lambda _, name: {"torch": 0.3, "onnx": 0.1}[name])
     honest = runtimes.GraphRunner.__call__
     monkeypatch.setattr(runtimes.GraphRunner, "__call__", lambda self, images: np.sqrt(honest(self, images)))
-    result = predict_scene(SmallDetector(), pair_of(120, 100), tmp_path)
+    result = predict_scene(SmallDetector(), pair_of(120, 100), tmp_path, precision="fp32")
     assert result.engine["name"] == "torch"
     assert not result.engine["tried"]["onnx"]["agrees"]
 
@@ -213,13 +214,13 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(
         SettingError, match=r"engine compile: needs a C\+\+ compiler, and there is no g\+\+ here"
     ):
-        predict_scene(SmallDetector(), pair, tmp_path / "asked", engine="compile")
+        predict_scene(SmallDetector(), pair, tmp_path, engine="compile")
     monkeypatch.setattr(runtimes, "SMALL", 0)
     monkeypatch.setattr(runtimes, "WORTH", dict.fromkeys(runtimes.NAMES[1:], 0.0))
     monkeypatch.setattr(
         runtimes, "PACKAGES", {"onnx": ("no_such_package",), "openvino": ("no_such_package",)}
     )
-    result = predict_scene(SmallDetector(), pair, tmp_path / "auto")
+    result = predict_scene(SmallDetector(), pair, tmp_path)
     assert result.engine["name"] == "torch"
     assert "compile" not in result.engine["tried"]
 
@@ -229,9 +230,9 @@ def test_a_compiler_that_does_not_compile_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "true"))
-    with pytest.raises(ModelInputError, match="small: does not run in the engine compile"):
-        predict_scene(SmallDetector(), pair_of(60, 60), tmp_path / "scene", engine="compile")
+    broken = inductor.patch({"cpp.cxx": (None, "true")})
+    with broken, pytest.raises(ModelInputError, match="small: does not run in the engine compile"):
+        predict_scene(SmallDetector(), pair_of(60, 60), tmp_path, engine="compile")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 The graph holds the whole detector: the mask, the normalisation, the network and the calibration.
 
 - `images` float32 [B, 2, C, H, W]: the bands of the card in its order, in its unit, NaN where a date cannot
-  be used. Any B; H and W are multiples of the card's `size_multiple`.
+  be used. Any B; H and W are multiples of the card's `size_multiple`, for a `.pt2` two of them or more.
 - `low`, `high` float32 [C], only for a detector that stretches a scene: the 2nd and 98th percentile of each
   band over the valid pixels of both dates of the whole scene, which no tile knows.
 - `map` int64 [B, H, W], only for a detector that takes a map of the earlier date: class ids of the scheme in
@@ -172,7 +172,8 @@ def trace(detector: NetworkDetector, stretched: bool) -> Any:
     generator = torch.Generator().manual_seed(0)
     # Three, since two is also the number of dates, which the tracer would take for the batch.
     given: list[Tensor] = [255 * torch.rand(3, 2, bands, height, width, generator=generator)]
-    rows, cols = torch.export.Dim("rows", min=1), torch.export.Dim("cols", min=1)
+    # One alone is another case to the tracer; where it was left out, a `.pt2` refuses it.
+    rows, cols = torch.export.Dim("rows", min=2), torch.export.Dim("cols", min=2)
     sides = {3: rows if multiple == 1 else multiple * rows, 4: cols if multiple == 1 else multiple * cols}
     batch = torch.export.Dim("batch", min=1)
     shapes: dict[str, Any] = {"images": {0: batch, **sides}}

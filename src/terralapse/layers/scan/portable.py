@@ -185,9 +185,10 @@ def path_scan(
         else:
             ours, dt, b, c = along_path(k)
             y, _ = scan_time_first(ours, dt, A[mine].to(kind), b, c, 1)
-        y = y.index_select(0, inverse[k])
+        # Batch first: a later step that joins batch and length would ask whether there is but one image.
+        y = y.transpose(0, 1).index_select(1, inverse[k])
         if D is not None:
-            y = y + D[mine].to(kind) * x
+            y = y + D[mine].to(kind) * x.transpose(0, 1)
         total = y if total is None else total + y
     assert total is not None
-    return total.permute(1, 2, 0).to(u.dtype)
+    return total.transpose(1, 2).to(u.dtype)
