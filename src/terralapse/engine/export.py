@@ -228,6 +228,9 @@ def write_graph(
         program = trace(detector, stretched)
     text = json.dumps(card_of(detector, stretched), sort_keys=True)
     if kind == "torch":
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # paths of this machine, and most of the file
         with warnings.catch_warnings():
             # Weights may share one block of memory; the writer warns of that, and writes them all.
             warnings.simplefilter("ignore", UserWarning)
