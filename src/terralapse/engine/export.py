@@ -3,7 +3,7 @@
 The graph holds the whole detector: the mask, the normalisation, the network and the calibration.
 
 - `images` float32 [B, 2, C, H, W]: the bands of the card in its order, in its unit, NaN where a date cannot
-  be used. Any B; H and W are multiples of the card's `size_multiple`.
+  be used. Any B; H and W are multiples of the card's `size_multiple`, for a `.pt2` two of them or more.
 - `low`, `high` float32 [C], only for a detector that stretches a scene: the 2nd and 98th percentile of each
   band over the valid pixels of both dates of the whole scene, which no tile knows.
 - `map` int64 [B, H, W], only for a detector that takes a map of the earlier date: class ids of the scheme in
@@ -229,6 +229,9 @@ def write_graph(
         program = trace(detector, stretched)
     text = json.dumps(card_of(detector, stretched), sort_keys=True)
     if kind == "torch":
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # paths of this machine, and most of the file
         with warnings.catch_warnings():
             # Weights may share one block of memory; the writer warns of that, and writes them all.
             warnings.simplefilter("ignore", UserWarning)

@@ -165,11 +165,11 @@ def path_scan(
     def along_path(k: int) -> tuple[Tensor, ...]:
         """u, dt, B and C of path k in its order."""
         mine, along = slice(k * channels, (k + 1) * channels), order[k]
-        if weight is None:
-            raw = delta[:, mine].to(kind).permute(2, 0, 1)
-        else:
-            raw = delta[:, k].to(kind).permute(2, 0, 1) @ weight[k].to(kind).t()
-        dt = _step_sizes(raw.index_select(0, along), None if bias is None else bias[mine].to(kind), soft)
+        raw = (delta[:, mine] if weight is None else delta[:, k]).to(kind).transpose(1, 2)
+        if weight is not None:  # with the batch first, as a tracer that is shown three images wants it
+            raw = raw @ weight[k].to(kind).t()
+        raw = raw.transpose(0, 1).index_select(0, along)
+        dt = _step_sizes(raw, None if bias is None else bias[mine].to(kind), soft)
         b, c = (z[:, k : k + 1].to(kind).permute(3, 0, 1, 2).index_select(0, along) for z in (B, C))
         return x.index_select(0, along), dt, b, c
 
@@ -185,9 +185,10 @@ def path_scan(
         else:
             ours, dt, b, c = along_path(k)
             y, _ = scan_time_first(ours, dt, A[mine].to(kind), b, c, 1)
-        y = y.index_select(0, inverse[k])
+        # Batch first: a later step that joins batch and length would ask whether there is but one image.
+        y = y.transpose(0, 1).index_select(1, inverse[k])
         if D is not None:
-            y = y + D[mine].to(kind) * x
+            y = y + D[mine].to(kind) * x.transpose(0, 1)
         total = y if total is None else total + y
     assert total is not None
-    return total.permute(1, 2, 0).to(u.dtype)
+    return total.transpose(1, 2).to(u.dtype)
