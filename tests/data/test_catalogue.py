@@ -33,7 +33,7 @@ def second(root: Path, names: list[str] = NAMES[:3]) -> Path:
 def test_every_data_set_of_the_list_is_there() -> None:
     asked = (
         "sysu-cd levir-cd levir-cd-plus whu-cd second landsat-scd xbd eurosat ucmerced aid resisc45 "
-        "isprs-potsdam isprs-vaihingen loveda mshs-bcd mshs-bcd-s2 dsifn buildings folder "
+        "isprs-potsdam isprs-vaihingen loveda mshs-bcd mshs-bcd-s2 clcd dsifn buildings folder "
         "dynamicearthnet dynamicearthnet-scd hrscd hrscd-scd fusu levir-mci levir-cc cdvqa second-vqa "
         "damage-vqa"
     )
@@ -53,6 +53,14 @@ def test_unknown_names_list_the_known(tmp_path: Path) -> None:
         open_dataset("xbd", tmp_path, colour=True)
     with pytest.raises(FileMissingError):
         open_dataset("levir-cd", tmp_path / "nowhere", "test")
+
+
+@pytest.mark.parametrize("dates", [("image1", "image2"), ("A", "B")])
+def test_clcd_in_the_folders_of_either_release(tmp_path: Path, dates: tuple[str, str]) -> None:
+    pairs(tmp_path / "val", NAMES[:2], dates, {"label": rows(*[0] * 6, 255, 255)})
+    found = open_dataset("clcd", tmp_path, "val")
+    assert found.names == NAMES[:2]
+    assert set(np.unique(found[0].label)) == {0, 1}
 
 
 @pytest.mark.parametrize("name", ["levir-cd-plus", "second", "isprs-potsdam"])

@@ -280,6 +280,15 @@ DATASETS: dict[str, Entry] = {
         whole=True,
         options=PAIRS,
     ),
+    "clcd": Entry(
+        Task.CHANGE,
+        _pairs("CLCD", NAN),
+        ("train", "val", "test"),
+        "CLCD",
+        UNCHECKED,
+        "360, 120 and 120 pairs of 512 x 512 pixels of Gaofen-2, 0.5 to 2 m; changes of cropland only.",
+        options=PAIRS,
+    ),
     "dsifn": Entry(
         Task.CHANGE,
         _pairs("DSIFN", NAN),
