@@ -104,7 +104,7 @@ def _names(option: str, value: Any, book: Book | None = None) -> bool:
 def _day(choice: Choice, value: str) -> list[str]:
     """The choice with this date or, where none has it, its only choice with the year."""
     year, month, day = value[:10].split("-")
-    names = "January February March April May June July August September October November December".split()
+    names = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
     exact = (value[:10], f"{int(day)} {names[int(month) - 1]} {year}")
     found = [k for k, o in choice.options.items() if any(e in o for e in exact)]
     return (found or [k for k, o in choice.options.items() if _YEAR.findall(o) == [year]])[:1]

@@ -264,7 +264,7 @@ TOOLS: dict[str, Tool] = {
             "years",
             "Of a series: what broke by year and by half, the first and the last break, its pace.",
             _schema(),
-            _starting("year.", "break.", "rate.", "half.", "trend.", "date.interval"),
+            _starting("year.", "break.", "rate.", "half.", "trend."),
         ),
         Tool("confidence", "How sure the result is.", _schema(), _starting("confidence.", "area.expected")),
         Tool(

@@ -32,7 +32,9 @@ def dvl(
     base_url: Annotated[
         str | None, typer.Option("--base-url", help="An OpenAI-compatible endpoint; else OPENAI_BASE_URL.")
     ] = None,
-    llm: Annotated[str | None, typer.Option("--llm", help="For agent and vlm: the name of the model.")] = None,
+    llm: Annotated[
+        str | None, typer.Option("--llm", help="For agent and vlm: the name of the model.")
+    ] = None,
     judge: Annotated[
         str, typer.Option(help="Who grades texts: rules (offline), or the name of a model of the endpoint.")
     ] = "rules",
@@ -48,7 +50,8 @@ def dvl(
     ] = None,
     device: Annotated[str, typer.Option(help="Of a system: cpu, cuda, cuda:1, mps.")] = "cpu",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from an interrupted benchmark; keep the work if interrupted.")
+        bool,
+        typer.Option("--resume", help="Go on from an interrupted benchmark; keep the work if interrupted."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print dvl.json on standard output.")] = False,

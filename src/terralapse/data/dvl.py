@@ -221,7 +221,7 @@ def from_stored(mask: np.ndarray) -> np.ndarray:
     """
     source, target = np.divmod(mask.astype(np.int64), 10)
     known = mask != IGNORE
-    right = ((1 <= source) & (source <= 5) & (1 <= target) & (target <= 5)) | (mask == 0)
+    right = ((source >= 1) & (source <= 5) & (target >= 1) & (target <= 5)) | (mask == 0)
     if not right[known].all():
         raise ValueError(f"no code of a change: {np.unique(mask[known & ~right])[:6].tolist()}")
     return np.where(known, 6 * source + target, IGNORE).astype(np.uint8)

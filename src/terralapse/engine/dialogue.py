@@ -109,7 +109,9 @@ def ask_all(
         raise SettingError(f"limit {limit}", "is under 1", "Leave it out to ask every question.")
     chosen = [q for code in TASKS for q in [q for q in suite if q.task.code == code][:limit]]
     if not chosen:
-        raise SettingError(suite.title, "holds no question that can be asked", "Check --tasks and the images.")
+        raise SettingError(
+            suite.title, "holds no question that can be asked", "Check --tasks and the images."
+        )
     (folder / MASKS).mkdir(parents=True, exist_ok=True)
     settings = {"answerer": name, "split": suite.split, "templates": dict(templates or {}), "video": video}
     kept = folder / SETTINGS
@@ -130,9 +132,7 @@ def ask_all(
     return chosen
 
 
-def _answer(
-    question: DvlQuestion, answerer: Answerer, parts: Sequence[Part], folder: Path
-) -> dict[str, Any]:
+def _answer(question: DvlQuestion, answerer: Answerer, parts: Sequence[Part], folder: Path) -> dict[str, Any]:
     try:
         reply = answerer(question, parts)
     except NotAnsweredError as error:
@@ -182,7 +182,11 @@ def judge_prompt(question: DvlQuestion, text: str) -> str:
 
 
 def grade_all(
-    questions: Iterable[DvlQuestion], answers: Mapping[str, Answered], folder: Path, judge: Judge | None, name: str
+    questions: Iterable[DvlQuestion],
+    answers: Mapping[str, Answered],
+    folder: Path,
+    judge: Judge | None,
+    name: str,
 ) -> dict[str, dict[str, int]]:
     """Grades of all judged answers by id; without a judge those of `terralapse.tasks.dvl_judge`. Replies of a judge
     are kept, and none is asked for twice."""
@@ -245,7 +249,9 @@ def _text(question: DvlQuestion, answers: Mapping[str, Answered]) -> str:
     return answers[question.id].text if question.id in answers else ""
 
 
-def _accuracy(own: Sequence[DvlQuestion], answers: Mapping[str, Answered], kind: str) -> dict[str, Any] | None:
+def _accuracy(
+    own: Sequence[DvlQuestion], answers: Mapping[str, Answered], kind: str
+) -> dict[str, Any] | None:
     asked = [q for q in own if q.choice == kind]
     if not asked:
         return None

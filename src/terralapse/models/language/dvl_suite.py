@@ -95,8 +95,12 @@ def _card(variant: str, summary: str) -> Card:
     )
 
 
-CHAT_CARD = _card("dvlchat", "Answers on series of dates, with masks, over a language model and SAM that you give.")
-NANO_CARD = _card("dvlchat-nano", "The same with a tiny language model and a tiny SAM, for tests and experiments.")
+CHAT_CARD = _card(
+    "dvlchat", "Answers on series of dates, with masks, over a language model and SAM that you give."
+)
+NANO_CARD = _card(
+    "dvlchat-nano", "The same with a tiny language model and a tiny SAM, for tests and experiments."
+)
 HEAD = replace(
     CHAT_CARD,
     slug="dvl-suite",
@@ -431,7 +435,9 @@ class DVLChatSystem:
         ends = np.cumsum([len(one.images) for one in batch])
         segs = target == self.network.seg
         if not all(int(segs[k].sum()) == 1 for k in wanted):
-            raise ModelInputError(self.card.slug, f"an answer with a mask has no or several {SEG}", f"Write one {SEG}.")
+            raise ModelInputError(
+                self.card.slug, f"an answer with a mask has no or several {SEG}", f"Write one {SEG}."
+            )
         last = [int(ends[k]) for k in wanted]
         found = self.network.segment(
             torch.stack([states[k][segs[k]][0] for k in wanted]),
@@ -547,20 +553,22 @@ _SHARED = "shared_image_embedding.positional_embedding"
 def official_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file of Meta's SAM (`sam_vit_h_4b8939.pth`), or of SAM inside of a file of the LISA family
     (`...visual_model.`), by the names of `SamModel`; those that have them already are left alone."""
+    if _SHARED in tensors:
+        return dict(tensors)
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = name.rpartition("visual_model.")[2]
-        for theirs, ours in _SAM if not new.startswith(("vision_encoder.", "shared_")) else ():
+        for theirs, ours in _SAM:
             new = new.replace(theirs, ours)
         head, at, rest = new.partition("output_hypernetworks_mlps.")
-        if at and ".layers." in rest and "image_encoder" not in name:
+        if at and ".layers." in rest:
             number, _, layer = rest.partition(".layers.")
             kind, _, last = layer.partition(".")
             middle = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}[kind]
             new = f"{head}{at}{number}.{middle}.{last}"
         found[new] = tensor
     own = "prompt_encoder.shared_embedding.positional_embedding"
-    if own in found and _SHARED not in found:
+    if own in found:
         found[_SHARED] = found[own]
     return found
 
@@ -589,6 +597,21 @@ def _transformers() -> Any:
             "dvl-suite", "needs transformers, which is not installed", "pip install 'terralapse[language]'."
         ) from error
     return transformers
+
+
+def _read_sam(t: Any, path: Path) -> Any:
+    """SAM from the folder of a `SamModel`, or from Meta's file of ViT-H."""
+    if path.is_dir():
+        return t.SamModel.from_pretrained(str(path), local_files_only=True)
+    huge = t.SamVisionConfig(
+        hidden_size=1280,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        global_attn_indexes=[7, 15, 23, 31],
+    )
+    sam = t.SamModel(t.SamConfig(vision_config=huge))
+    load_strict(sam, official_sam(read_tensors(path)), source=str(path))
+    return sam
 
 
 def tiny_language(words: int, width: int = 64, layers: int = 2) -> Any:
@@ -655,7 +678,7 @@ def build(
         weights: a file of what training changes.
         untrained: new adapters, prompt and fusion.
         language: the folder of a model of `transformers`, or a model with a `tokenizer`.
-        sam: the folder of a `SamModel`, or a model. The nano size makes small random ones of both.
+        sam: the folder of a `SamModel`, Meta's file of ViT-H, or a model. The nano size makes small random ones of both.
         tokenizer: of a model that is given.
         layers, rank: of LoRA, in the place of those of the size.
 
@@ -684,14 +707,15 @@ def build(
         language = t.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
         language.resize_token_embeddings(len(tokenizer))
     if isinstance(sam, str | Path):
-        sam = t.SamModel.from_pretrained(str(sam), local_files_only=True)
+        sam = _read_sam(t, Path(sam))
     if tokenizer is None:
         raise SettingError("tokenizer", "of the language model is not given", "Give `tokenizer=`.")
     network = DVLChat(language, sam, size, tokenizer.id_of(SEG), tokenizer.id_of(IMAGE))
     if weights is not None:
         load_trained(network, weights)
     elif not untrained:
-        raise SystemNotReadyError(card.slug, "no weights come with it", "Give a file of weights with --weights.")
+        raise SystemNotReadyError(
+            card.slug, "no weights come with it", "Give a file of weights with --weights."
+        )
     network.eval()
     return DVLChatSystem(card, network, tokenizer)
-
