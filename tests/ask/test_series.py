@@ -1,4 +1,5 @@
-"""Questions on the course of a series: when, first and last, how fast, by period, the largest, and choices."""
+"""Questions on the course of a series: when, first and last, how fast, by period, the largest, and
+choices."""
 
 from __future__ import annotations
 

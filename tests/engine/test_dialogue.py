@@ -199,7 +199,8 @@ def run(*arguments: str) -> Any:
 def test_the_command_with_a_model(tree: Path, tmp_path: Path) -> None:
     with serve(lambda _body: says("A")) as model:
         done = run(
-            "--root", str(tree), "--answerer", "vlm", "--llm", "tiny", "--base-url", model.url, "--tasks", "EA",
+            "--root", str(tree), "--answerer", "vlm", "--llm", "tiny", "--base-url", model.url,
+            "--tasks", "EA",
             "-o", str(tmp_path / "o"),
         )  # fmt: skip
     assert done.exit_code == 0, done.output

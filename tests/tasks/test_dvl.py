@@ -44,7 +44,8 @@ def test_recall_divides_by_what_there_was() -> None:
 
 # --- the judge -------------------------------------------------------------------------------------------
 def test_a_report_of_speed_there_and_back() -> None:
-    said = "The changes were as follows: 1.5% expansion from 2004 to 2007, no significant change from 2007 to 2010, "
+    said = "The changes were as follows: 1.5% expansion from 2004 to 2007, "
+    said += "no significant change from 2007 to 2010, "
     said += "0.8% shrinkage from 2010 to 2012."
     assert parse_speed(said) == [Speed(2004, 2007, 1.5), Speed(2007, 2010, 0), Speed(2010, 2012, -0.8)]
     for seed in range(5):

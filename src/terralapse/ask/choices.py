@@ -1,12 +1,13 @@
-"""Questions with choices: the stem is answered from the facts, and the letters are those of what agrees with it.
+"""Questions with choices: the stem is answered from the facts, and the letters are those of what agrees
+with it.
 
-A number takes the nearest choice in its unit (within a tenth); several choices are taken where they may be, each
-that the facts support by itself. Nothing is guessed: where no choice agrees, that is said.
-"""
+A number takes the nearest choice in its unit (within a tenth); several choices are taken where they may be,
+each that the facts support by itself. Nothing is guessed: where no choice agrees, that is said."""
 
 from __future__ import annotations
 
 import re
+from calendar import month_name
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,8 @@ from terralapse.ask.verify import problems
 _OPTION = re.compile(r"^\s*\(?([A-Z])[).:]\s+(\S.*?)\s*$", re.M)
 _LABEL = re.compile(r"^\s*(questions?|choices|options)\s*:\s*", re.I | re.M)
 _SEVERAL = re.compile(
-    r"\bletter\(s\)|\bone or more\b|\ball that\b|\bmultiple\b|^\W*(which|in which) .*(s|es) (did|were|are|have|took)\b",
+    r"\bletter\(s\)|\bone or more\b|\ball that\b|\bmultiple\b"
+    r"|^\W*(which|in which) .*(s|es) (did|were|are|have|took)\b",
     re.I,
 )
 _ONLY = re.compile(r"\bonly\b.*\bletter", re.I | re.S)
@@ -31,8 +33,8 @@ _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 @dataclass(frozen=True)
 class Choice:
-    """A question with choices: what is asked, the choices by letter, whether several may be right, and whether
-    nothing but letters is wanted."""
+    """A question with choices: what is asked, the choices by letter, whether several may be right, and
+    whether nothing but letters is wanted."""
 
     stem: str
     options: dict[str, str]
@@ -104,8 +106,7 @@ def _names(option: str, value: Any, book: Book | None = None) -> bool:
 def _day(choice: Choice, value: str) -> list[str]:
     """The choice with this date or, where none has it, its only choice with the year."""
     year, month, day = value[:10].split("-")
-    names = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
-    exact = (value[:10], f"{int(day)} {names[int(month) - 1]} {year}")
+    exact = (value[:10], f"{int(day)} {month_name[int(month)]} {year}")
     found = [k for k, o in choice.options.items() if any(e in o for e in exact)]
     return (found or [k for k, o in choice.options.items() if _YEAR.findall(o) == [year]])[:1]
 

@@ -1,4 +1,5 @@
-"""Answers about the course of a run over many dates: when, first and last, how fast, faster or slower, by period."""
+"""Answers about the course of a run over many dates: when, first and last, how fast, faster or slower, by
+period."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _LARGEST = re.compile(
 
 
 def when(d: Draft, masked: str) -> None:
-    """In which year most (or least) of it broke, or when an object did; for two dates, between which it was."""
+    """In which year most (or least) of it broke, or when an object did; for two dates, between which it
+    was."""
     if not d.book.series:
         _pair(d)
         return

@@ -1,4 +1,5 @@
-"""A vision-language model behind an OpenAI-compatible endpoint: a message of texts and images in, its text out."""
+"""A vision-language model behind an OpenAI-compatible endpoint: a message of texts and images in, its text
+out."""
 
 from __future__ import annotations
 

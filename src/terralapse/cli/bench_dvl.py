@@ -15,8 +15,8 @@ def dvl(
     answerer: Annotated[
         str,
         typer.Option(
-            help="Who answers: rules or agent (about the runs in --runs), vlm (a model that sees images, behind "
-            "--base-url), or SLUG=WEIGHTS of a system."
+            help="Who answers: rules or agent (about the runs in --runs), vlm (a model that sees images, "
+            "behind --base-url), or SLUG=WEIGHTS of a system."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder of results.")] = Path(

@@ -1,14 +1,15 @@
-"""DVL-Bench and DVL-Instruct: eight files of questions on series of aerial images of American cities, as released.
+"""DVL-Bench and DVL-Instruct: eight files of questions on series of aerial images of American cities, as
+released.
 
-`<root>/{train,test}/<file>.json` with the images under `<root>/{train,test}/images/<city>/<region>/`; DVL-Instruct is
-the part `train`, DVL-Bench the part `test`. A question shows all dates of a region, two of them (a mask) or one image
-(the state of the environment). Years are the first four characters of the time stamps.
+`<root>/{train,test}/<file>.json` with the images under `<root>/{train,test}/images/<city>/<region>/`;
+DVL-Instruct is the part `train`, DVL-Bench the part `test`. A question shows all dates of a region, two of
+them (a mask) or one image (the state of the environment). Years are the first four characters of the time
+stamps.
 
-Source: Xuan et al., DynamicVL: Benchmarking Multimodal Large Language Models for Dynamic City Understanding, 2025
-(arXiv:2505.21076), and the released reader, whose order of texts and images the prompts here have. Differs from it in:
-the wording of the instructions is ours (give the released ones as `templates`); a missing image is an error unless
-`partial` is asked for.
-"""
+Source: Xuan et al., DynamicVL: Benchmarking Multimodal Large Language Models for Dynamic City
+Understanding, 2025 (arXiv:2505.21076), and the released reader, whose order of texts and images the prompts
+here have. Differs from it in: the wording of the instructions is ours (give the released ones as
+`templates`); a missing image is an error unless `partial` is asked for."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ SEGMENTED = "[SEG]."  # the answer that comes with a mask
 
 @dataclass(frozen=True)
 class DvlTask:
-    """A task: its file without suffix, `kind` (`choice`, `text` or `mask`), its title, and what a judge grades."""
+    """A task: its file without suffix, `kind` (`choice`, `text` or `mask`), its title, and what a judge
+    grades."""
 
     code: str
     file: str
@@ -72,30 +74,32 @@ TASKS = {
 }
 
 _SERIES = (
-    "You see one place in images of several years, in their order. Compare them to find out what changed and what "
-    "stayed."
+    "You see one place in images of several years, in their order. Compare them to find out what changed and "
+    "what stayed."
 )
+_SHOWN = f"\n\n{IMAGE}\n\n"
 _ASKED = "Question:\n{prompt}\n\nChoices:\n{options_str}\n\n"
 PROMPTS = {
-    "single_choice": f"{_SERIES} One of the choices below answers the question.\n\n{IMAGE}\n\n{_ASKED}"
+    "single_choice": f"{_SERIES} One of the choices below answers the question.{_SHOWN}{_ASKED}"
     'Answer with ONLY the capital letter, for example "B", and nothing else.',
-    "multi_choice": f"{_SERIES} One or more of the choices below answer the question.\n\n{IMAGE}\n\n{_ASKED}"
-    'Answer with ONLY the capital letter(s), for example "B", or "C, D" where there are several, with a comma and a '
-    "blank between them, and nothing else.",
+    "multi_choice": f"{_SERIES} One or more of the choices below answer the question.{_SHOWN}{_ASKED}"
+    'Answer with ONLY the capital letter(s), for example "B", or "C, D" where there are several, with a comma '
+    "and a blank between them, and nothing else.",
     "eco_assessment": f"Look at the image, and choose what answers the question best.\n\n{_ASKED}"
     'Answer with ONLY the capital letter, for example "C", and nothing else.',
-    "basic_change_report_qa": f"{_SERIES}\n\n{IMAGE}\n\nReport how the land cover changed, in one to three sentences: "
-    "the whole period with its first and last year; the main transitions between vegetation, surfaces without "
-    "vegetation, water, buildings and playgrounds; and for each the share of the area in per cent.",
-    "change_speed_report_qa": f"{_SERIES}\n\n{IMAGE}\n\nReport how the area of buildings changed from each date to the "
-    'next, relative to the earlier one, in the form "The changes were as follows: 1.5% expansion from 2004 to 2007, '
-    'no significant change from 2007 to 2010, 0.8% shrinkage from 2010 to 2012."',
-    "regional_caption": f"{_SERIES}\n\n{IMAGE}\n\nDescribe everything that happened inside of the red box, and nothing "
-    "outside of it: by ranges of years, with the state at the beginning, what was built, cleared, added or removed, "
-    "and what stayed; say where, and name only what can be seen.",
-    "dense_temporal_caption": f"{_SERIES}\n\n{IMAGE}\n\nDescribe the course of this place: first its trend in one "
-    "sentence, then the changes in their order with where they lie (top-left, center-right, ...), and at the end, if "
-    "you like, the final state.",
+    "basic_change_report_qa": f"{_SERIES}{_SHOWN}Report how the land cover changed, in one to three "
+    "sentences: the whole period with its first and last year; the main transitions between vegetation, "
+    "surfaces without vegetation, water, buildings and playgrounds; and for each the share of the area in per "
+    "cent.",
+    "change_speed_report_qa": f"{_SERIES}{_SHOWN}Report how the area of buildings changed from each date to "
+    'the next, relative to the earlier one, in the form "The changes were as follows: 1.5% expansion from '
+    '2004 to 2007, no significant change from 2007 to 2010, 0.8% shrinkage from 2010 to 2012."',
+    "regional_caption": f"{_SERIES}{_SHOWN}Describe everything that happened inside of the red box, and "
+    "nothing outside of it: by ranges of years, with the state at the beginning, what was built, cleared, "
+    "added or removed, and what stayed; say where, and name only what can be seen.",
+    "dense_temporal_caption": f"{_SERIES}{_SHOWN}Describe the course of this place: first its trend in one "
+    "sentence, then the changes in their order with where they lie (top-left, center-right, ...), and at the "
+    "end, if you like, the final state.",
     "change_referring_seg_qa": f"You see one place in two images. Segment what the text asks for.\n\n"
     f"Pre-image: {IMAGE}\nPost-image: {IMAGE}\n\n{{prompt}}",
 }
@@ -115,10 +119,9 @@ class Part:
 class DvlQuestion:
     """One question.
 
-    `choice` is `SINGLE`, `MULTIPLE` or empty; `images` are what is shown, in order, with their `years` (0 where none
-    is known); `truth` the letters or the text of the reference; `mask` the file of the reference mask, whose change is
-    from the class `source` to `target` (1..5).
-    """
+    `choice` is `SINGLE`, `MULTIPLE` or empty; `images` are what is shown, in order, with their `years` (0
+    where none is known); `truth` the letters or the text of the reference; `mask` the file of the reference
+    mask, whose change is from the class `source` to `target` (1..5)."""
 
     id: str
     task: DvlTask
@@ -173,7 +176,8 @@ def message(
 ) -> tuple[Part, ...]:
     """The texts and images that a model is shown, in order.
 
-    Before each date stands a text "year YYYY:". With `video` one text lists the years, and one part holds all images.
+    Before each date stands a text "year YYYY:". With `video` one text lists the years, and one part holds
+    all images.
 
     Args:
         templates: other wordings for some of `PROMPTS`.
@@ -213,8 +217,8 @@ def message(
 
 # --- masks of change -------------------------------------------------------------------------------------
 def from_stored(mask: np.ndarray) -> np.ndarray:
-    """Classes 0..35 (6 source + target; 0 unchanged) of a mask of change as stored: 10 source + target, digits 1..5,
-    0 unchanged, `IGNORE` kept.
+    """Classes 0..35 (6 source + target; 0 unchanged) of a mask of change as stored: 10 source + target,
+    digits 1..5, 0 unchanged, `IGNORE` kept.
 
     Raises:
         ValueError: other values.

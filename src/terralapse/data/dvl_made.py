@@ -1,9 +1,11 @@
-"""Questions of DVL-Bench made from maps of land cover: what its answers follow from, in sentences of fixed form.
+"""Questions of DVL-Bench made from maps of land cover: what its answers follow from, in sentences of fixed
+form.
 
-All questions follow from a stack of maps [T, H, W] of the five classes. Shares of a basic change are of the whole
-scene; the speed of a change is that of the area of buildings, from each date to the next, relative to the earlier one.
-Wrong choices are the right number less or more by 20 and 40 per cent. `solve` reads a question and works its answer
-out from the maps again: what a reader of pixels that makes no mistake would say.
+All questions follow from a stack of maps [T, H, W] of the five classes. Shares of a basic change are of the
+whole scene; the speed of a change is that of the area of buildings, from each date to the next, relative to
+the earlier one. Wrong choices are the right number less or more by 20 and 40 per cent. `solve` reads a
+question and works its answer out from the maps again: what a reader of pixels that makes no mistake would
+say.
 
 Source: the construction of Xuan et al. 2025 (arXiv:2505.21076); the wordings are ours.
 """
@@ -53,8 +55,8 @@ class Scene:
         return float(((self.at(start) == source) & (self.at(end) == target)).mean())
 
     def speed(self, start: int, end: int) -> float:
-        """Growth of the area of buildings between two years, relative to the earlier one; infinite where there
-        was none before."""
+        """Growth of the area of buildings between two years, relative to the earlier one; infinite where
+        there was none before."""
         before, after = (int((self.at(y) == BUILDING).sum()) for y in (start, end))
         return (after - before) / before if before else (0.0 if after == 0 else float("inf"))
 
@@ -65,8 +67,8 @@ class Scene:
 
 
 def made_scene(place: str, years: Sequence[int], rng: np.random.Generator, side: int = 48) -> Scene:
-    """A scene of vegetation with a lake, a bare field and houses; in some periods houses are built on vegetation or
-    bare ground, in some they are pulled down."""
+    """A scene of vegetation with a lake, a bare field and houses; in some periods houses are built on
+    vegetation or bare ground, in some they are pulled down."""
     land = np.ones((side, side), np.uint8)
     land[: side // 3, side // 2 :] = 2
     land[2 * side // 3 :, : side // 4] = 3
@@ -90,12 +92,14 @@ def made_scene(place: str, years: Sequence[int], rng: np.random.Generator, side:
 
 # --- questions -------------------------------------------------------------------------------------------
 def ask_basic(scene: Scene, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """BCA-QA: the share of each transition of the whole period that is told, and which transitions there were."""
+    """BCA-QA: the share of each transition of the whole period that is told, and which transitions there
+    were."""
     start, end = scene.years[0], scene.years[-1]
     told = transitions(scene, start, end)
     records = []
     for source, target, share in told:
-        ask = f"What share of the area changed from {LAND_COVER[source - 1]} to {LAND_COVER[target - 1]} from {start} to {end}?"
+        a, b = LAND_COVER[source - 1], LAND_COVER[target - 1]
+        ask = f"What share of the area changed from {a} to {b} from {start} to {end}?"
         records.append(_single(scene, ask, share, rng))
     pairs = [(a, b) for a in range(1, 6) for b in range(1, 6) if a != b]
     there = [(a, b) for a, b, _ in told]
@@ -186,8 +190,8 @@ def report_speed(scene: Scene) -> str:
 
 
 def describe(scene: Scene, box: tuple[int, int, int, int] | None = None) -> str:
-    """DTC, or with a box (row, column, height, width) RCC: a sentence a period, with the cell of the image (or of the
-    box) in which most of each change lies."""
+    """DTC, or with a box (row, column, height, width) RCC: a sentence a period, with the cell of the image
+    (or of the box) in which most of each change lies."""
     r, c, h, w = box or (0, 0, *scene.maps.shape[1:])
     inside = Scene(scene.place, scene.years, scene.maps[:, r : r + h, c : c + w])
     start, end = scene.years[0], scene.years[-1]
@@ -242,10 +246,11 @@ def solve(prompt: str, options: str, scene: Scene) -> str:
 
 # --- a tree as released ----------------------------------------------------------------------------------
 def write_made(root: Path | str, scenes: Sequence[Scene], split: str = "test", seed: int = 0) -> None:
-    """Writes scenes and all their questions in the layout of the release, images in the colours of the classes.
+    """Writes scenes and all their questions in the layout of the release, images in the colours of the
+    classes.
 
-    EA asks what covers most of the last image; RCD for the largest transition between the first and the last date.
-    """
+    EA asks what covers most of the last image; RCD for the largest transition between the first and the
+    last date."""
     folder, rng = Path(root) / split, np.random.default_rng(seed)
     made: dict[str, list[dict[str, Any]]] = {code: [] for code in TASKS}
     for scene in scenes:

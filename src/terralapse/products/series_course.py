@@ -1,4 +1,5 @@
-"""The course of a series as facts: when it began and ended, how fast it went, whether it sped up, what is largest."""
+"""The course of a series as facts: when it began and ended, how fast it went, whether it sped up, what is
+largest."""
 
 from __future__ import annotations
 
@@ -83,7 +84,7 @@ def _halves(days: Mapping[int, float], first: datetime, last: datetime, area: An
     yield area("half.second", late, "From {half.date} on {half.second} broke.")
     near = abs(late - early) <= _ALIKE * max(late, early)
     pace = "alike" if near else "faster" if late > early else "slower"
-    said = "From the first half of the period to the second the change {trend.pace}: {half.first}, then {half.second}."
+    said = "From half to half of the period the change {trend.pace}: {half.first}, then {half.second}."
     evidence = {"raster": "break_date.tif", "window": area("half.first", early, "").evidence["window"]}
     yield Fact("trend.pace", "text", pace, "", PACES[pace], evidence, said)
 
@@ -135,5 +136,5 @@ def largest(polygons: gpd.GeoDataFrame, unit: str) -> Iterator[Fact]:
         yield Fact(f"location.{name}", "share", share, "1", units.percent(share), own, said)
     top = str(ranked.index[0])
     own = {"polygons": [int(i) for i in polygons.loc[polygons["location"] == top, "id"]]}
-    said = f"The {{location.main}} holds more of the area of the polygons than any other ninth: {{location.{top}}}."
+    said = f"The {{location.main}} holds more of the polygons' area than any other ninth: {{location.{top}}}."
     yield Fact("location.main", "text", top, "", top, own, said)

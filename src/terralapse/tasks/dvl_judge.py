@@ -1,15 +1,15 @@
 """Grades of DVL-Bench's texts without a language model: the statements of both texts, compared as sets.
 
-Each criterion of the benchmark is given 5 F1, rounded, of the statements that it is about: ranges of years, pairs of
-classes, percentages, directions, places. That finds what is stated and not how well it is said, so that its grades
-stand beside those of no other judge; every result names the judge.
-"""
+Each criterion of the benchmark is given 5 F1, rounded, of the statements that it is about: ranges of years,
+pairs of classes, percentages, directions, places. That finds what is stated and not how well it is said, so
+that its grades stand beside those of no other judge; every result names the judge."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from terralapse.errors import SettingError
 
@@ -26,9 +26,11 @@ _SPEED = re.compile(
 _SHRINKS = re.compile(r"shr[iau]nk|decreas|declin|reduc|loss", re.I)
 # What a class may be called, the longer names first.
 _CLASSES = {
-    "non vegetated surface": r"non[- ]vegetated(?: ground)?(?: surfaces?| land| areas?)?|bare (?:land|ground|soil)"
+    "non vegetated surface": r"non[- ]vegetated(?: ground)?(?: surfaces?| land| areas?)?"
+    r"|bare (?:land|ground|soil)"
     r"|impervious(?: surfaces?)?|roads?|pavement|parking lots?",
-    "vegetation": r"vegetation|vegetated(?: areas?| land| surfaces?)?|trees?|forests?|grass(?:land)?|farmlands?",
+    "vegetation": r"vegetation|vegetated(?: areas?| land| surfaces?)?|trees?|forests?|grass(?:land)?"
+    r"|farmlands?",
     "water": r"water(?: bod(?:y|ies))?|lakes?|rivers?|ponds?",
     "building": r"buildings?|built[- ]up(?: areas?| land)?|houses?|residential(?: areas?)?",
     "playground": r"playgrounds?|sports fields?|stadiums?|courts?",
@@ -75,11 +77,12 @@ def classes_of(text: str) -> list[tuple[int, str]]:
 
 
 def transitions_of(text: str) -> dict[tuple[str, str], float | None]:
-    """From class to class, with the percentage that stands before (or, where none does, after) it in its clause."""
+    """From class to class, with the percentage that stands before (or, where none does, after) it in its
+    clause."""
     found: dict[tuple[str, str], float | None] = {}
     for clause in re.split(r",(?!\d)|;|\.(?!\d)|\band\b", text):
         named = classes_of(clause)
-        for (at, source), (to, target) in zip(named, named[1:], strict=False):
+        for (at, source), (to, target) in pairwise(named):
             between = clause[at:to]
             if source != target and re.search(r"\b(to|into|became|become|by|turned|replaced)\b", between):
                 pair = (target, source) if re.search(r"\bfrom\b", between) else (source, target)

@@ -1,7 +1,7 @@
 """The scores of DVL-Bench as its released scripts compute them: choices, judged texts, masks of change.
 
-Source: Xuan et al. 2025 (arXiv:2505.21076) and the released scripts, oddities included where `released` is True.
-"""
+Source: Xuan et al. 2025 (arXiv:2505.21076) and the released scripts, oddities included where `released` is
+True."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _EPSILON = 1e-5  # of the union of one sample
 def right_choice(response: str, truth: str, multiple: bool) -> bool:
     """Whether letters are those of the truth.
 
-    One letter: equal without dots at the ends, blanks and case. Several: split at commas, and only pieces that stand
-    in the alphabet in one go are kept ("ab" does, and so does an empty piece), sorted, equal lists; there is no part
-    of a point.
-    """
+    One letter: equal without dots at the ends, blanks and case. Several: split at commas, and only pieces
+    that stand in the alphabet in one go are kept ("ab" does, and so does an empty piece), sorted, equal
+    lists; there is no part of a point."""
     said, right = (t.strip(".").strip().lower() for t in (response, truth))
     if not multiple:
         return said == right
@@ -42,7 +41,8 @@ def parse_grades(reply: str | None, criteria: Sequence[str], *, released: bool =
     Where only one of the two tags stands, the character beside it is taken.
 
     Args:
-        released: keep grades outside of 0..5, as the released script does; else they are brought to the nearer end.
+        released: keep grades outside of 0..5, as the released script does; else they are brought to the
+            nearer end.
     """
     found: dict[str, int] = {}
     for name in criteria:
@@ -75,8 +75,8 @@ def judged_scores(grades: Sequence[Mapping[str, int]]) -> dict[str, float]:
 
 # --- masks -----------------------------------------------------------------------------------------------
 def mask_scores(truth: Sequence[ArrayLike], answers: Sequence[ArrayLike]) -> dict[str, Any]:
-    """`giou`, the mean IoU of the samples (I / (U + 1e-5), 1 where both masks are empty), `ciou`, all intersections
-    over all unions, and `per_sample`."""
+    """`giou`, the mean IoU of the samples (I / (U + 1e-5), 1 where both masks are empty), `ciou`, all
+    intersections over all unions, and `per_sample`."""
     overlaps, unions = [], []
     for t, a in zip(truth, answers, strict=True):
         one, other = np.asarray(t, bool), np.asarray(a, bool)
@@ -103,11 +103,12 @@ def mask_change_scores(
 
     Args:
         changes: 1..25 for each sample, (source - 1) 5 + target.
-        released: give the recall of the released script, which divides by what was predicted and so is its precision.
+        released: give the recall of the released script, which divides by what was predicted and so is its
+            precision.
 
     Returns:
-        `kappa_n0`, `IoU_mean`, `IoU_fg`, `Sek`, `Acc` (the mean of the accuracies of the images), `Precision`,
-        `Recall`.
+        `kappa_n0`, `IoU_mean`, `IoU_fg`, `Sek`, `Acc` (the mean of the accuracies of the images),
+        `Precision`, `Recall`.
     """
     matrix = np.zeros((CLASSES, CLASSES), np.int64)
     right: list[float] = []

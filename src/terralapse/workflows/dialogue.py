@@ -35,8 +35,8 @@ def bench_dvl(
     resume: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Asks all questions, scores the answers, and publishes `answers.jsonl`, `masks/`, `grades.jsonl` (of a judge)
-    and `dvl.json`.
+    """Asks all questions, scores the answers, and publishes `answers.jsonl`, `masks/`, `grades.jsonl` (of a
+    judge) and `dvl.json`.
 
     Args:
         output: the folder to create; it appears whole or not at all.

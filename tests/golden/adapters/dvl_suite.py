@@ -1,4 +1,5 @@
-"""DVL-Suite: the released scores of choices, judged texts and masks, the loss and the coding of its baseline."""
+"""DVL-Suite: the released scores of choices, judged texts and masks, the loss and the coding of its
+baseline."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""DVLChat: a language model over images of many dates that answers, and prompts a mask decoder where a mask is asked.
+"""DVLChat: a language model over images of many dates that answers, and prompts a mask decoder where a mask
+is asked.
 
-Source: Xuan et al., "DynamicVL: Benchmarking Multimodal Large Language Models for Dynamic City Understanding",
-NeurIPS 2025 (arXiv:2505.21076). The paper describes it, its code and weights were not released: a model of the
-LISA family (Lai et al. 2024) of a vision-language model (Qwen2.5-VL-7B) and SAM, whose image encoder stays frozen and
-whose mask decoder is trained; the state of the token `[SEG]` becomes, through an MLP, the prompt of the decoder; two
-sets of LoRA weights, of which a prefix chooses one: `[QA]` for answers, `[SE]` for masks. The paper does not say, and
-this library chose: ranks and their layers, the fusion of the two dates before the decoder (a 1 x 1 convolution of both
-and their difference that starts as the later date), the weights of the losses (LISA's), and that the state is that of
-`[SEG]` itself. Any language model of `transformers` will do; one that sees no images gets tokens of SAM's encoder.
-"""
+Source: Xuan et al., "DynamicVL: Benchmarking Multimodal Large Language Models for Dynamic City
+Understanding", NeurIPS 2025 (arXiv:2505.21076). The paper describes it, its code and weights were not
+released: a model of the LISA family (Lai et al. 2024) of a vision-language model (Qwen2.5-VL-7B) and SAM,
+whose image encoder stays frozen and whose mask decoder is trained; the state of the token `[SEG]` becomes,
+through an MLP, the prompt of the decoder; two sets of LoRA weights, of which a prefix chooses one: `[QA]`
+for answers, `[SE]` for masks. The paper does not say, and this library chose: ranks and their layers, the
+fusion of the two dates before the decoder (a 1 x 1 convolution of both and their difference that starts as
+the later date), the weights of the losses (LISA's), and that the state is that of `[SEG]` itself. Any
+language model of `transformers` will do; one that sees no images gets tokens of SAM's encoder."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # --- cards -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Size:
-    """`rank` and `alpha` of LoRA, the linear layers that it is added to, and `side` x `side` tokens that a language
-    model without eyes gets of an image."""
+    """`rank` and `alpha` of LoRA, the linear layers that it is added to, and `side` x `side` tokens that a
+    language model without eyes gets of an image."""
 
     rank: int
     alpha: float
@@ -56,7 +57,7 @@ SIZES = {
     "dvlchat-nano": Size(8, 16.0, ("q_proj", "k_proj", "v_proj", "o_proj"), 4),
 }
 LIMITS = (
-    "The code and the weights of DVLChat were not released; ranks, fusion of dates and weights of losses are ours.",
+    "Code and weights of DVLChat were not released; ranks, fusion of dates and weights of losses are ours.",
     "It has no weights yet: the language model and SAM are files that you give.",
     "Made for aerial images of American cities at 1 m; five classes of land cover.",
     "A mask is of the change between two dates; the text of an answer is not checked against it.",
@@ -170,8 +171,8 @@ def add_lora(model: nn.Module, size: Size, chosen: Chosen) -> int:
 
 # --- texts -----------------------------------------------------------------------------------------------
 class Tokenizer(Protocol):
-    """What is needed of a tokenizer: ids of a text without special ones at its ends, texts of ids, and the ids of
-    the five tokens `QA`, `SE`, `SEG`, `IMAGE` and `END`."""
+    """What is needed of a tokenizer: ids of a text without special ones at its ends, texts of ids, and the
+    ids of the five tokens `QA`, `SE`, `SEG`, `IMAGE` and `END`."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -234,8 +235,8 @@ class Hub:
 
 # --- the network -----------------------------------------------------------------------------------------
 class PairFusion(nn.Module):
-    """Features of both dates and their difference to those of one image, by a 1 x 1 convolution that starts as the
-    later date alone."""
+    """Features of both dates and their difference to those of one image, by a 1 x 1 convolution that starts
+    as the later date alone."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -308,8 +309,8 @@ class DVLChat(nn.Module):
             seen: [N, t^2, D], the images of all rows in order.
 
         Returns:
-            embeddings [B, L, D]; bool [B, L], what is there; int64 [B, L] ids, -1 at tokens of images and after
-            the end.
+            embeddings [B, L, D]; bool [B, L], what is there; int64 [B, L] ids, -1 at tokens of images and
+            after the end.
         """
         words, rows, known, at = self.language.get_input_embeddings(), [], [], 0
         for row in ids:
@@ -348,7 +349,8 @@ class DVLChat(nn.Module):
 
     # --- masks -------------------------------------------------------------------------------------------
     def segment(self, states: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Logits of masks [M, S, S] for states of `[SEG]` [M, D] and features of the two dates [M, C, h, w]."""
+        """Logits of masks [M, S, S] for states of `[SEG]` [M, D] and features of the two dates [M, C, h,
+        w]."""
         sparse = self.prompt(states.to(before.dtype))[:, None, None]  # [M, 1, 1, C]
         features = self.fuse(before, after)
         empty = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
@@ -364,8 +366,8 @@ class DVLChat(nn.Module):
 
 @dataclass(frozen=True)
 class Taught:
-    """A question with its answer: `images` float32 [N, 3, H, W] of 0..255, `text` with `<image>` for each, `answer`,
-    and with a mask `mask` bool [H, W]: then the last two images are its dates."""
+    """A question with its answer: `images` float32 [N, 3, H, W] of 0..255, `text` with `<image>` for each,
+    `answer`, and with a mask `mask` bool [H, W]: then the last two images are its dates."""
 
     images: np.ndarray
     text: str
@@ -375,8 +377,8 @@ class Taught:
 
 @dataclass(frozen=True)
 class Said:
-    """What it answers: a text without its special tokens and, where it wrote `[SEG]`, the probability of a mask,
-    float32 [H, W] at the size of the last image."""
+    """What it answers: a text without its special tokens and, where it wrote `[SEG]`, the probability of a
+    mask, float32 [H, W] at the size of the last image."""
 
     text: str
     probability: np.ndarray | None = None
@@ -388,7 +390,8 @@ class Said:
 
 
 class DVLChatSystem:
-    """DVLChat with its texts: taught by `loss`, asked by `say`, and an answerer of DVL-Bench by being called."""
+    """DVLChat with its texts: taught by `loss`, asked by `say`, and an answerer of DVL-Bench by being
+    called."""
 
     def __init__(self, card: Card, network: DVLChat, tokenizer: Tokenizer) -> None:
         self.card, self.network, self.tokenizer = card, network, tokenizer
@@ -405,12 +408,12 @@ class DVLChatSystem:
 
     # --- learning ----------------------------------------------------------------------------------------
     def loss(self, batch: Sequence[Taught]) -> dict[str, Tensor]:
-        """`total` and its parts: the cross-entropy of the answers, and BCE and Dice of the masks of those that have
-        one."""
+        """`total` and its parts: the cross-entropy of the answers, and BCE and Dice of the masks of those
+        that have one."""
         network, images = self.network, [i for one in batch for i in one.images]
         features = network.see(self._pixels(images))
         prompts = [self._prompt(one.text, masked=one.mask is not None) for one in batch]
-        answers = [self.tokenizer.encode(one.answer) + [self.tokenizer.id_of(END)] for one in batch]
+        answers = [[*self.tokenizer.encode(one.answer), self.tokenizer.id_of(END)] for one in batch]
         ids = [torch.tensor(p + a, device=self.device) for p, a in zip(prompts, answers, strict=True)]
         embedded, there, names = network.embed(ids, network.tokens(features))
         rows = torch.tensor([int(one.mask is not None) for one in batch], device=self.device)
@@ -463,7 +466,8 @@ class DVLChatSystem:
             longest: tokens of the answer.
 
         Raises:
-            ModelInputError: another number of images than the text has places for, or fewer than two for a mask.
+            ModelInputError: another number of images than the text has places for, or fewer than two for a
+                mask.
         """
         if text.count(IMAGE) != len(images) or (masked and len(images) < 2):
             raise ModelInputError(
@@ -551,8 +555,8 @@ _SHARED = "shared_image_embedding.positional_embedding"
 
 
 def official_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file of Meta's SAM (`sam_vit_h_4b8939.pth`), or of SAM inside of a file of the LISA family
-    (`...visual_model.`), by the names of `SamModel`; those that have them already are left alone."""
+    """The tensors of a file of Meta's SAM (`sam_vit_h_4b8939.pth`), or of SAM inside of a file of the LISA
+    family (`...visual_model.`), by the names of `SamModel`; those that have them already are left alone."""
     if _SHARED in tensors:
         return dict(tensors)
     found: dict[str, Tensor] = {}
@@ -678,7 +682,8 @@ def build(
         weights: a file of what training changes.
         untrained: new adapters, prompt and fusion.
         language: the folder of a model of `transformers`, or a model with a `tokenizer`.
-        sam: the folder of a `SamModel`, Meta's file of ViT-H, or a model. The nano size makes small random ones of both.
+        sam: the folder of a `SamModel`, Meta's file of ViT-H, or a model. The nano size makes small random
+            ones of both.
         tokenizer: of a model that is given.
         layers, rank: of LoRA, in the place of those of the size.
 
