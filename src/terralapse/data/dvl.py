@@ -83,14 +83,14 @@ PROMPTS = {
     "single_choice": f"{_SERIES} One of the choices below answers the question.{_SHOWN}{_ASKED}"
     'Answer with ONLY the capital letter, for example "B", and nothing else.',
     "multi_choice": f"{_SERIES} One or more of the choices below answer the question.{_SHOWN}{_ASKED}"
-    'Answer with ONLY the capital letter(s), for example "B", or "C, D" where there are several, with a comma '
-    "and a blank between them, and nothing else.",
+    'Answer with ONLY the capital letter(s), for example "B", or "C, D" where there are several, with a '
+    "comma and a blank between them, and nothing else.",
     "eco_assessment": f"Look at the image, and choose what answers the question best.\n\n{_ASKED}"
     'Answer with ONLY the capital letter, for example "C", and nothing else.',
     "basic_change_report_qa": f"{_SERIES}{_SHOWN}Report how the land cover changed, in one to three "
     "sentences: the whole period with its first and last year; the main transitions between vegetation, "
-    "surfaces without vegetation, water, buildings and playgrounds; and for each the share of the area in per "
-    "cent.",
+    "surfaces without vegetation, water, buildings and playgrounds; and for each the share of the area "
+    "in per cent.",
     "change_speed_report_qa": f"{_SERIES}{_SHOWN}Report how the area of buildings changed from each date to "
     'the next, relative to the earlier one, in the form "The changes were as follows: 1.5% expansion from '
     '2004 to 2007, no significant change from 2007 to 2010, 0.8% shrinkage from 2010 to 2012."',

@@ -16,6 +16,8 @@ from terralapse import registry
 from terralapse.data.dvl import DvlSuite, message
 from terralapse.data.dvl_made import made_scene, write_made
 from terralapse.errors import ModelInputError, SettingError, SystemNotReadyError, WeightsMismatchError
+from terralapse.layers.chat_tokens import _SAM, Bytes, official_sam
+from terralapse.layers.lora import Chosen, LoraLinear
 from terralapse.models.language import dvl_suite as m
 
 MASK = np.zeros((48, 48), bool)
@@ -51,8 +53,8 @@ BATCH = (
 # --- LoRA ------------------------------------------------------------------------------------------------
 def test_each_row_uses_its_own_set() -> None:
     torch.manual_seed(0)
-    base, chosen = nn.Linear(6, 4), m.Chosen()
-    layer = m.LoraLinear(base, m.Size(2, 4.0, (), 1), chosen)
+    base, chosen = nn.Linear(6, 4), Chosen()
+    layer = LoraLinear(base, m.Size(2, 4.0, (), 1), chosen)
     x = torch.randn(2, 5, 6)
     with chosen.use(torch.tensor([0, 1])):
         assert torch.equal(layer(x), base(x))  # B starts at zero
@@ -90,7 +92,7 @@ def test_a_batch_of_answers_alone_leaves_the_set_for_masks_alone() -> None:
 
 # --- texts -----------------------------------------------------------------------------------------------
 def test_bytes_there_and_back() -> None:
-    bytes_ = m.Bytes()
+    bytes_ = Bytes()
     ids = bytes_.encode("[SE]é <image>x[SEG].")
     assert ids[0] == bytes_.id_of("[SE]")
     assert ids.count(bytes_.id_of("[SEG]")) == 1
@@ -99,7 +101,7 @@ def test_bytes_there_and_back() -> None:
 
 
 def test_images_stand_where_the_text_has_them(system: m.DVLChatSystem) -> None:
-    network, bytes_ = system.network, m.Bytes()
+    network, bytes_ = system.network, Bytes()
     seen = torch.arange(3 * 16 * 64, dtype=torch.float32).reshape(3, 16, 64)
     rows = [torch.tensor(bytes_.encode(t)) for t in ("a<image>b<image>", "<image>")]
     embedded, there, names = network.embed(rows, seen)
@@ -202,7 +204,7 @@ def test_names_of_a_file_of_sam(system: m.DVLChatSystem) -> None:
                 if f".{ours}." in rest:
                     old = head + at + rest.replace(f".{ours}.", f".{old_layer}.")
                     break
-        for old_part, new_part in reversed(m._SAM):
+        for old_part, new_part in reversed(_SAM):
             if old_part.startswith("iou") and "iou_prediction_head" in old and new_part in old:
                 old = old.replace(new_part, old_part)
                 break
@@ -211,9 +213,9 @@ def test_names_of_a_file_of_sam(system: m.DVLChatSystem) -> None:
         theirs[f"model.visual_model.{old}"] = tensor
     assert "model.visual_model.image_encoder.blocks.0.attn.qkv.weight" in theirs
     assert "model.visual_model.mask_decoder.output_upscaling.1.weight" in theirs
-    found = m.official_sam(theirs)
+    found = official_sam(theirs)
     assert found.keys() == own.keys()
-    assert m.official_sam(own).keys() == own.keys()
+    assert official_sam(own).keys() == own.keys()
 
 
 def test_what_must_be_given_is_named() -> None:

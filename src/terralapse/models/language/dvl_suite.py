@@ -13,11 +13,10 @@ language model of `transformers` will do; one that sees no images gets tokens of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +27,14 @@ from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalis
 from terralapse.data.dvl import DvlQuestion, Part, message
 from terralapse.data.pictures import read_rgb
 from terralapse.errors import MissingExtraError, ModelInputError, SettingError, SystemNotReadyError
+from terralapse.layers.chat_tokens import END, IMAGE, QA, SE, SEG, Bytes, Hub, Tokenizer, official_sam
+from terralapse.layers.lora import Chosen, add_lora
 from terralapse.layers.weights import load_strict, read_tensors
 from terralapse.registry import register
 from terralapse.sensors import Unit
 from terralapse.tasks.dice import binary_dice
 
 TITLE = "DynamicVL: Benchmarking Multimodal Large Language Models for Dynamic City Understanding"
-QA, SE, SEG, IMAGE, END = "[QA]", "[SE]", "[SEG]", "<image>", "<end>"
-ADAPTERS = ("qa", "se")
 WEIGHTS = {"text": 1.0, "bce": 2.0, "dice": 0.5}  # of the losses, as LISA has them
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -50,6 +49,7 @@ class Size:
     alpha: float
     layers: tuple[str, ...]
     tokens: int
+    sets: int = 2  # for answers and for masks
 
 
 SIZES = {
@@ -108,129 +108,6 @@ HEAD = replace(
     summary="Benchmark and dialogue on many dates of American cities in one-metre aerial images.",
     figures=(GOLDEN,),
 )
-
-
-# --- LoRA ------------------------------------------------------------------------------------------------
-class Chosen:
-    """Which set of LoRA weights each row of a batch uses: int64 [B] of 0 (`qa`) and 1 (`se`)."""
-
-    def __init__(self) -> None:
-        self.rows: Tensor | None = None
-
-    @contextmanager
-    def use(self, rows: Tensor) -> Iterator[None]:
-        """While the block runs."""
-        self.rows = rows
-        try:
-            yield
-        finally:
-            self.rows = None
-
-
-class LoraLinear(nn.Module):
-    """y = W x + (alpha / r) B_k A_k x, where k is the set of the row; W stays, B starts at zero."""
-
-    def __init__(self, base: nn.Linear, size: Size, chosen: Chosen) -> None:
-        super().__init__()
-        self.base, self.chosen, self.scale = base, chosen, size.alpha / size.rank
-        self.A = nn.Parameter(torch.empty(len(ADAPTERS), size.rank, base.in_features))
-        self.B = nn.Parameter(torch.zeros(len(ADAPTERS), base.out_features, size.rank))
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        rows = self.chosen.rows
-        if rows is None:
-            return y
-        if len(rows) != len(x):
-            raise ValueError(f"{len(rows)} rows have chosen their weights, and there are {len(x)}")
-        low = torch.einsum("b...i,bri->b...r", x, self.A[rows].to(x.dtype))
-        return y + self.scale * torch.einsum("b...r,bor->b...o", low, self.B[rows].to(x.dtype))
-
-
-def add_lora(model: nn.Module, size: Size, chosen: Chosen) -> int:
-    """Replaces the linear layers that `size` names; how many there were.
-
-    Raises:
-        SettingError: none of these.
-    """
-    found = [
-        (parent, name, child)
-        for parent in list(model.modules())
-        for name, child in parent.named_children()
-        if name in size.layers and isinstance(child, nn.Linear)
-    ]
-    if not found:
-        raise SettingError(
-            f"layers {', '.join(size.layers)}", "are not in the language model", "Name its linear layers."
-        )
-    for parent, name, child in found:
-        setattr(parent, name, LoraLinear(child, size, chosen))
-    return len(found)
-
-
-# --- texts -----------------------------------------------------------------------------------------------
-class Tokenizer(Protocol):
-    """What is needed of a tokenizer: ids of a text without special ones at its ends, texts of ids, and the
-    ids of the five tokens `QA`, `SE`, `SEG`, `IMAGE` and `END`."""
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def id_of(self, token: str) -> int: ...
-
-
-class Bytes:
-    """A tokenizer that needs no file: bytes of UTF-8, and the five tokens after them."""
-
-    special = (QA, SE, SEG, IMAGE, END)
-
-    def __len__(self) -> int:
-        return 256 + len(self.special)
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        while text:
-            at, token = min(((text.find(t), t) for t in self.special if t in text), default=(len(text), ""))
-            ids += text[:at].encode()
-            ids += [self.id_of(token)] if token else []
-            text = text[at + len(token) :]
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        found, raw = "", bytearray()
-        for i in [*ids, -1]:
-            if 0 <= i < 256:
-                raw.append(i)
-                continue
-            found += raw.decode(errors="replace")
-            raw.clear()
-            found += self.special[i - 256] if i >= 256 else ""
-        return found
-
-    def id_of(self, token: str) -> int:
-        return 256 + self.special.index(token)
-
-
-class Hub:
-    """A tokenizer of `transformers`, to which the five tokens are added."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        inner.add_special_tokens({"additional_special_tokens": list(Bytes.special)})
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=False)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.inner.decode(ids, skip_special_tokens=False)
-
-    def id_of(self, token: str) -> int:
-        return self.inner.convert_tokens_to_ids(token)
 
 
 # --- the network -----------------------------------------------------------------------------------------
@@ -528,55 +405,6 @@ def _written(parts: Sequence[Part]) -> tuple[str, list[np.ndarray]]:
 
 
 # --- files -----------------------------------------------------------------------------------------------
-_SAM = (  # what a file of Meta's SAM calls its parts, and `transformers`, in the order of replacing
-    ("image_encoder.", "vision_encoder."),
-    ("patch_embed.proj.", "patch_embed.projection."),
-    (".blocks.", ".layers."),
-    ("neck.0.", "neck.conv1."),
-    ("neck.1.", "neck.layer_norm1."),
-    ("neck.2.", "neck.conv2."),
-    ("neck.3.", "neck.layer_norm2."),
-    (".norm", ".layer_norm"),
-    ("iou_prediction_head.layers.0.", "iou_prediction_head.proj_in."),
-    ("iou_prediction_head.layers.1.", "iou_prediction_head.layers.0."),
-    ("iou_prediction_head.layers.2.", "iou_prediction_head.proj_out."),
-    ("mask_decoder.output_upscaling.0.", "mask_decoder.upscale_conv1."),
-    ("mask_decoder.output_upscaling.1.", "mask_decoder.upscale_layer_norm."),
-    ("mask_decoder.output_upscaling.3.", "mask_decoder.upscale_conv2."),
-    ("mask_downscaling.0.", "mask_embed.conv1."),
-    ("mask_downscaling.1.", "mask_embed.layer_norm1."),
-    ("mask_downscaling.3.", "mask_embed.conv2."),
-    ("mask_downscaling.4.", "mask_embed.layer_norm2."),
-    ("mask_downscaling.6.", "mask_embed.conv3."),
-    ("point_embeddings.", "point_embed."),
-    ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
-)
-_SHARED = "shared_image_embedding.positional_embedding"
-
-
-def official_sam(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file of Meta's SAM (`sam_vit_h_4b8939.pth`), or of SAM inside of a file of the LISA
-    family (`...visual_model.`), by the names of `SamModel`; those that have them already are left alone."""
-    if _SHARED in tensors:
-        return dict(tensors)
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        new = name.rpartition("visual_model.")[2]
-        for theirs, ours in _SAM:
-            new = new.replace(theirs, ours)
-        head, at, rest = new.partition("output_hypernetworks_mlps.")
-        if at and ".layers." in rest:
-            number, _, layer = rest.partition(".layers.")
-            kind, _, last = layer.partition(".")
-            middle = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}[kind]
-            new = f"{head}{at}{number}.{middle}.{last}"
-        found[new] = tensor
-    own = "prompt_encoder.shared_embedding.positional_embedding"
-    if own in found:
-        found[_SHARED] = found[own]
-    return found
-
-
 def load_trained(network: DVLChat, path: Path | str) -> None:
     """Fills what training changes from a file that holds exactly that, see `DVLChat.trained`.
 
