@@ -1,4 +1,4 @@
-"""Tokenizers of models that talk about images and draw masks, and the names of the files of their mask decoder."""
+"""Tokenizers of models that talk about images and draw masks, and the names in files of SAM."""
 
 from __future__ import annotations
 
