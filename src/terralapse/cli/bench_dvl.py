@@ -127,7 +127,7 @@ def _answerer(
     from terralapse import registry
 
     slug, _, weights = name.partition("=")
-    system = registry.build(slug, weights=weights or None)
+    system = registry.build(slug, **({"weights": weights} if weights else {}))
     if not callable(system):
         raise SettingError(f"answerer {slug}", "answers no questions on series", "Use rules, agent or vlm.")
     return system.to(device)  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,7 @@ from terralapse._version import __version__
 from terralapse.data.dvl import IMAGE, PROMPTS, TASKS, DvlSuite
 from terralapse.engine.dialogue import Answerer, Judge, ask_all, grade_all, read_answers, score_all
 from terralapse.engine.output import OutputFolder
+from terralapse.engine.parts import WORK
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
 from terralapse.tasks import dvl_judge
 
@@ -61,18 +62,20 @@ def bench_dvl(
     templates = read_prompts(prompts) if prompts else None
     tell = progress or (lambda _stage, _done, _total: None)
     with OutputFolder(Path(output), overwrite=overwrite, resume=resume) as folder:
+        work = folder.staging / WORK / "dvl"  # what a run that goes on finds again
+        work.mkdir(parents=True, exist_ok=True)
         questions = ask_all(
             suite,
             answerer,
-            folder.staging,
+            work,
             name=name,
             templates=templates,
             video=video,
             limit=limit,
             progress=lambda done, total: tell("questions", done, total),
         )
-        answers = {a.id: a for a in read_answers(folder.staging)}
-        grades = grade_all(questions, answers, folder.staging, judge, judge_name)
+        answers = {a.id: a for a in read_answers(work)}
+        grades = grade_all(questions, answers, work, judge, judge_name)
         result = {
             "version": 1,
             "software": __version__,
@@ -84,6 +87,8 @@ def bench_dvl(
             **score_all(questions, answers, grades),
         }
         text = json.dumps(_plain(result), indent=1, allow_nan=False) + "\n"
+        for path in work.iterdir():
+            path.rename(folder.staging / path.name)
         (folder.staging / RESULT).write_text(text, encoding="utf-8")
         folder.publish()
     return json.loads(text)
