@@ -495,8 +495,9 @@ def of_series(t: Truth) -> Iterator[Row]:
     yield "series", "binary", "Did anything change?", is_(True)
     yield "series", "trend", "How did it evolve over time?", contains(str(top))
     yield "series", "dates", "When were the images taken?", contains("3 January 2018")
-    for ask in ("How many objects are there?", "Where did it change?", "How much changed in the north?"):
-        yield "series", "refusal", ask, cannot("not-in-series")
+    yield "series", "count", "How many objects are there?", number(len(objects(t.changed, 3.5)))
+    yield "series", "localisation", "Where did it change?", names({"centre"})
+    yield "series", "refusal", "How much changed in the north?", cannot("not-in-series")
 
 
 def every(t: dict[str, Truth]) -> list[Row]:

@@ -90,7 +90,8 @@ class Book:
     @property
     def years(self) -> list[int]:
         """Those with a break, of a series."""
-        return sorted(int(k[5:]) for k in self.facts if k.startswith("year.") and k[5:].isdigit())
+        years = {k: f for k, f in self.facts.items() if k.startswith("year.") and k[5:].isdigit()}
+        return sorted(int(k[5:]) for k, f in years.items() if f["value"])
 
     # --- worked out from others ----------------------------------------------------------------------
     def derive(
@@ -142,9 +143,10 @@ class Book:
         """Ids of the polygons with an area (m2 or pixels) from `least` to `most` in some of the ninths.
 
         Raises:
-            FileMissingError, UnreadableFileError: `change.gpkg` is gone or damaged.
+            FileMissingError, UnreadableFileError: the file of the polygons is gone or damaged.
         """
-        path = self.folder / "change.gpkg"
+        table, command = ("breaks", "series") if self.series else ("change", "change")
+        path = self.folder / f"{table}.gpkg"
         if not path.is_file():
             raise FileMissingError(path, "is missing, and the question is about its polygons", "Run again.")
         where, values = ["1"], []
@@ -157,9 +159,9 @@ class Book:
             values += places
         try:
             with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as file:
-                rows = file.execute(f"SELECT id FROM change WHERE {' AND '.join(where)} ORDER BY id", values)
+                rows = file.execute(f"SELECT id FROM {table} WHERE {' AND '.join(where)} ORDER BY id", values)
                 found = [int(r[0]) for r in rows]
             file.close()
         except sqlite3.DatabaseError as error:
-            raise UnreadableFileError(path, "is damaged", "Run `terralapse change` again.") from error
+            raise UnreadableFileError(path, "is damaged", f"Run `terralapse {command}` again.") from error
         return found

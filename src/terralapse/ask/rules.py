@@ -10,6 +10,7 @@ from typing import Any
 from terralapse.ask import rules_about as about
 from terralapse.ask import rules_change as change
 from terralapse.ask import rules_classes as classes
+from terralapse.ask import rules_series as course
 from terralapse.ask.answer import Answer
 from terralapse.ask.book import Book
 from terralapse.ask.draft import CannotTell, Draft
@@ -167,7 +168,7 @@ def _run(q: Question, d: Draft) -> str:
             counted=bool(re.search(r"\b(many|number|count|share|percent\w*|proportion)\b", masked)),
         ),
         "dates": lambda: about.dates(d),
-        "interval": lambda: about.interval(d),
+        "interval": lambda: course.interval(d) if d.book.series else about.interval(d),
         "sensor": lambda: about.sensor(d),
         "confidence": lambda: about.confidence(d),
         "masked": lambda: about.masked(
@@ -180,9 +181,13 @@ def _run(q: Question, d: Draft) -> str:
         "resolution": lambda: about.resolution(d),
         "coordinates": lambda: change.coordinates(d),
         "warnings": lambda: about.warnings(d),
-        "when": lambda: about.when(d),
-        "year": lambda: about.year(d, falling=bool(re.search(r"\b(fell|fall|falling|drop\w*)\b", masked))),
-        "trend": lambda: about.trend(d),
+        "when": lambda: course.when(d, masked),
+        "first_break": lambda: course.end(d, last=False),
+        "last_break": lambda: course.end(d, last=True),
+        "speed": lambda: course.speed(d),
+        "pace": lambda: course.pace(d, masked),
+        "year": lambda: course.year(d, masked),
+        "trend": lambda: course.trend(d),
     }
     if named and kind in by_class:
         by_class[kind]()

@@ -1,4 +1,4 @@
-"""Answers about the run itself, about runs over many dates, and in several sentences."""
+"""Answers about the run itself, and in several sentences."""
 
 from __future__ import annotations
 
@@ -93,9 +93,6 @@ def dates(d: Draft) -> None:
 
 def interval(d: Draft) -> None:
     """How much time lies between the images."""
-    if d.book.series:
-        dates(d)
-        return
     found = d.book.get("date.interval")
     if found is None:
         d.cannot("undated", what="one of the images or both")
@@ -206,72 +203,3 @@ def warnings(d: Draft) -> None:
     if not found:
         d.say("warnings.none")
     d.give([f["value"] for f in found])
-
-
-# --- many dates ------------------------------------------------------------------------------------
-def when(d: Draft) -> None:
-    """When most of it broke; for two dates, between which it did."""
-    if d.book.series:
-        compared(d)
-        if rules_change.nothing(d):
-            return
-        years = {y: d.book[f"year.{y}"] for y in d.book.years}
-        top = max(years, key=lambda y: years[y]["value"])
-        d.say("year.most", year=top, area=years[top]).give(top)
-        return
-    if d.book.get("date.before") is None or d.book.get("date.after") is None:
-        d.cannot("undated", what="one of the images or both")
-    before, after = d.book["date.before"], d.book["date.after"]
-    area = d.book["area.changed"]
-    d.say("year.pair", before=before, after=after, area=area).give([before["value"], after["value"]])
-
-
-def year(d: Draft, falling: bool) -> None:
-    """What happened in a year."""
-    if not d.book.series:
-        _of_pair(d)
-        return
-    compared(d)
-    first, last = (int(d.book[f"date.{w}"]["value"][:4]) for w in ("first", "last"))
-    wanted = d.slots.years
-    if len(wanted) == 2:
-        wanted = tuple(range(min(wanted), max(wanted) + 1))
-    for y in wanted:
-        if not first <= y <= last:
-            d.cannot("no-year", what=y)
-        found = d.book.get(f"year.{y}")
-        if found is None:
-            d.facts["area.broken"] = d.book["area.broken"]
-            d.facts |= {f"date.{w}": d.book[f"date.{w}"] for w in ("first", "last")}
-            d.say("year.none", year=y).give(0.0, d.book.unit)
-            continue
-        d.say("year", year=y, area=found)
-        if falling:
-            share = d.book[f"year.{y}.falling"]
-            d.say("falling", year=y, share=share).amount(share)
-        d.amount(found)
-
-
-def _of_pair(d: Draft) -> None:
-    """A year asked of a run of two dates: told only where both dates are those years."""
-    days = {w: d.book.get(f"date.{w}") for w in ("before", "after")}
-    if any(f is None for f in days.values()):
-        d.cannot("undated", what="one of the images or both")
-    own = {int(f["value"][:4]) for f in days.values() if f is not None}
-    strange = [y for y in d.slots.years if y not in own]
-    if strange or (len(d.slots.years) == 1 and len(own) > 1):
-        d.cannot("series-only")
-    when(d)
-    d.value = None
-    d.amount(d.book["area.changed"])
-
-
-def trend(d: Draft) -> None:
-    """The course over the years."""
-    if not d.book.series:
-        d.cannot("series-only")
-    compared(d)
-    if rules_change.nothing(d):
-        return
-    said = [d.phrase("years.one", year=y, area=d.book[f"year.{y}"]) for y in d.book.years]
-    d.say("years", list=d.listed(said)).give({str(y): d.book[f"year.{y}"]["value"] for y in d.book.years})

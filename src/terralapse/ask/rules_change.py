@@ -135,8 +135,6 @@ def _one_area(d: Draft, where: str | None, as_share: bool) -> None:
 def count(d: Draft) -> None:
     """How many objects, in a place and of a size."""
     compared(d)
-    if d.book.series:
-        d.cannot("not-in-series")
     where = place(d)
     least, most = _bounds(d)
     if least is None and most is None:
@@ -179,8 +177,8 @@ def _bounds(d: Draft) -> tuple[float | None, float | None]:
 def where_changed(d: Draft) -> None:
     """Where it changed: the ninth with most of it, and all that have some."""
     compared(d)
-    if d.book.series:
-        d.cannot("not-in-series")
+    if d.book.series and "location.main" not in d.book and d.book["area.broken"]["value"]:
+        d.cannot("old-series")
     place(d)
     if nothing(d):
         d.give([])
@@ -196,7 +194,11 @@ def where_changed(d: Draft) -> None:
         names = [n for n, _ in sorted(found, key=lambda x: -x[1]["value"])]
         d.say("where.list", places=d.listed(names)).give(names)
     elif main is not None:
-        d.give([main["value"]])
+        shares = [(n, d.book.get(f"location.{n}")) for n in NINTHS]
+        found = [(n, f) for n, f in shares if f is not None]
+        d.facts |= {f["id"]: f for _, f in found}
+        names = [n for n, _ in sorted(found, key=lambda x: -x[1]["value"])]
+        d.say("where.list", places=d.listed(names)).give(names)
 
 
 def coordinates(d: Draft) -> None:
@@ -211,11 +213,11 @@ def coordinates(d: Draft) -> None:
 def largest(d: Draft, wants_where: bool = False) -> None:
     """The largest object, or one by its number or rank, or the first few."""
     compared(d)
-    if d.book.series:
-        d.cannot("not-in-series")
     if nothing(d):
         return
     _units(d, "area")
+    if d.book.series and "object.1.place" not in d.book:
+        d.cannot("old-series")
     told = [int(k.split(".")[1]) for k in d.book.facts if k.startswith("object.") and k.endswith(".place")]
     if d.slots.objects:
         wanted = list(d.slots.objects)
@@ -229,15 +231,19 @@ def largest(d: Draft, wants_where: bool = False) -> None:
     for number in wanted:
         if number not in told:
             d.cannot("no-object", what=number, told=f"1 to {max(told)}" if told else "none")
-        _object(d, number, wants_where)
+        one_object(d, number, wants_where)
 
 
-def _object(d: Draft, number: int, wants_where: bool) -> None:
+def one_object(d: Draft, number: int, wants_where: bool = False) -> None:
+    """One of the objects that are told one by one."""
     covers, at = d.book[f"object.{number}.area"], d.book[f"object.{number}.place"]
     if d.slots.objects:
         d.say("object", number=number, area=covers, place=at)
     else:
         d.say("object.rank", ordinal=_ORDINALS[number - 1], area=covers, place=at)
+    if d.book.series:
+        day, way = d.book[f"object.{number}.date"], d.book[f"object.{number}.direction"]
+        d.say("object.broke", date=day, direction=way)
     if d.focus is None:
         d.focus = number
     if wants_where:
@@ -247,6 +253,8 @@ def _object(d: Draft, number: int, wants_where: bool) -> None:
 
 def box(d: Draft) -> None:
     """The box of an object in degrees."""
+    if d.book.series:
+        d.cannot("not-in-series")
     largest(d, wants_where=True)
     if d.focus is None:
         return

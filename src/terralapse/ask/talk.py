@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from terralapse.ask.answer import Answer
 from terralapse.ask.book import Book
+from terralapse.ask.choices import choose, divide
 from terralapse.ask.parse import Before
 from terralapse.ask.rules import answer as by_rules
 from terralapse.ask.verify import verified
@@ -65,8 +66,12 @@ class Conversation:
             EndpointError: the language model cannot be reached or does not answer as one.
         """
         if self._agent is None:
-            answer, self._last = by_rules(question, self.book, self._last)
-            answer = verified(answer, self.book, question)
+            choice = divide(question)
+            asked = question if choice is None else choice.stem
+            answer, self._last = by_rules(asked, self.book, self._last)
+            answer = verified(answer, self.book, asked)
+            if choice is not None:
+                answer = choose(choice, answer, self.book)
         else:
             answer = self._agent.answer(question, self.book, self.history)
         self.history.append((question, answer))

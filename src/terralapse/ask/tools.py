@@ -18,6 +18,7 @@ from terralapse.ask.measure import AREAS
 from terralapse.ask.rules_change import PART_OF
 
 _MOST = 40  # facts in one reply
+_OF_OBJECT = ("area", "place", "probability", "nearest", "date", "direction", "magnitude")
 _TEXT = 400  # characters of a sentence that is handed on
 
 
@@ -133,7 +134,7 @@ def _count(book: Book, given: dict[str, Any]) -> list[Fact]:
 
 def _objects(book: Book, given: dict[str, Any]) -> list[Fact]:
     numbers = given.get("numbers", [1, 2, 3])
-    ids = [f"object.{n}.{k}" for n in numbers for k in ("area", "place", "probability", "nearest")]
+    ids = [f"object.{n}.{k}" for n in numbers for k in _OF_OBJECT]
     pairs = [f"distance.{a}.{b}" for a in numbers for b in numbers if a < b]
     sizes = [f"object.{k}" for k in ("count", "mean", "median", "smallest", "half", "spacing")]
     return _wanted(book, ids + pairs + sizes)
@@ -259,7 +260,12 @@ TOOLS: dict[str, Tool] = {
             _starting("damage."),
         ),
         Tool("dates", "Dates and sensors.", _schema(), _starting("date.", "sensor.", "series.dates")),
-        Tool("years", "Of a series: the area that broke by year.", _schema(), _starting("year.")),
+        Tool(
+            "years",
+            "Of a series: what broke by year and by half, the first and the last break, its pace.",
+            _schema(),
+            _starting("year.", "break.", "rate.", "half.", "trend."),
+        ),
         Tool("confidence", "How sure the result is.", _schema(), _starting("confidence.", "area.expected")),
         Tool(
             "masked", "What could not be compared, and why.", _schema(), _starting("masked.", "share.masked")

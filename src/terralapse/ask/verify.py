@@ -116,7 +116,7 @@ def about_fact(fact: Fact, book: Book) -> About:
     classes: set[str] = set()
     places: set[str] = set()
     tags: set[str] = set()
-    year = None
+    years: set[int] = set()
     for key in ids:
         parts = key.split(".")
         if parts[0] == "transition":
@@ -130,7 +130,7 @@ def about_fact(fact: Fact, book: Book) -> About:
         if parts[0] == "location" and parts[1] != "main":
             places.add(parts[1])
         if parts[0] == "year":
-            year = int(parts[1])
+            years.add(int(parts[1]))
         tags |= _tags(key)
     if fact["id"].rpartition(".")[2] in ("became", "came"):
         classes.add(str(fact["value"]))
@@ -148,7 +148,13 @@ def about_fact(fact: Fact, book: Book) -> About:
         p for p in fact["id"].split(".")[1:2] if fact["id"].startswith("damage.") and p in (*GRADES, "any")
     }
     known = frozenset(p for p in places if p in NINTHS or "." in p)
-    return About(frozenset(classes), known, frozenset(grades), frozenset(tags), year)
+    return About(
+        frozenset(classes),
+        known,
+        frozenset(grades),
+        frozenset(tags),
+        next(iter(years)) if len(years) == 1 else None,
+    )
 
 
 def _tags(key: str) -> set[str]:
@@ -165,7 +171,11 @@ def _tags(key: str) -> set[str]:
         return {"lost"} if "lost" in key else {"gained"}
     if key.startswith(("object.", "distance.", "damage.")) or last == "objects":
         return {"objects"}
-    if last in ("changed", "broken") or key in ("share.changed", "share.broken") or key.startswith("year."):
+    if (
+        last in ("changed", "broken")
+        or key in ("share.changed", "share.broken")
+        or key.startswith(("year.", "half.", "rate."))
+    ):
         return {"changed"}
     if key.startswith(("location.", "ninth.", "part.", "zone.", "cell.", "transition.")):
         return {"changed", "lost", "gained", "objects"}
@@ -314,8 +324,8 @@ def supports(fact: Fact, claim: Claim) -> bool:
         key = fact["id"].split(".")
         return key[0] in ("object", "distance") and str(int(claim.value)) in key[1:3]
     if claim.kind == "date":
-        if fact["id"].startswith("year."):
-            return claim.said == fact["id"].split(".")[1]
+        if re.match(r"(derived\.)?year\.", fact["id"]):
+            return claim.said in re.findall(r"\byear\.(\d{4})", fact["id"])
         return kind in ("date", "text") and _date(claim.said, f"{fact['display']} {value}")
     if kind == "text" and not _own(fact):
         return False

@@ -1,4 +1,4 @@
-"""`terralapse bench`: comparing detectors under one protocol."""
+"""`terralapse bench`: comparing detectors, and whoever answers questions, under one protocol each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from terralapse.cli.bench_dvl import dvl
+
 bench = typer.Typer(
     name="bench",
-    help="Compare detectors under one audited protocol.",
+    help="Compare detectors, and whoever answers questions, under one protocol each.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+bench.command()(dvl)
 
 
 @bench.command()

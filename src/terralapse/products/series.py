@@ -25,7 +25,7 @@ from terralapse.grid.areas import PixelArea
 from terralapse.grid.scene import Note, Window
 from terralapse.grid.series import Series
 from terralapse.labels import SERIES_QUALITY, SERIES_UNUSABLE
-from terralapse.products import charts, series_stac, stac, units
+from terralapse.products import charts, series_course, series_stac, stac, units
 from terralapse.products.facts import Fact, Facts, place_facts, write_facts
 from terralapse.products.imagery import data_uri, ramp, rgb
 from terralapse.products.polygons import smallest_area, write_geopackage, write_geoparquet
@@ -67,13 +67,15 @@ class SeriesTally:
     """Sums over the rasters, areas in m2 (pixels without a CRS).
 
     `quality`: area by code; `years`: for each year its area, the falling and the rising part, and the sums of
-    magnitude and probability times area; `magnitudes`: area by class of magnitude, with `edges`.
+    magnitude and probability times area; `magnitudes`: area by class of magnitude, with `edges`; `days`: area
+    by day of the break, since 1970-01-01.
     """
 
     quality: dict[int, float]
     years: dict[int, np.ndarray]
     magnitudes: np.ndarray
     edges: np.ndarray
+    days: dict[int, float] = field(default_factory=dict)
 
     @property
     def considered(self) -> float:
@@ -113,7 +115,8 @@ def tally(folder: Path, series: Series) -> SeriesTally:
             spread = max(float(np.nanmax(np.abs(known))), 1e-9)
     edges = _HISTOGRAM * spread
     magnitudes = np.zeros(len(edges) - 1)
-    names = ("valid", "break_date", "magnitude", "probability")
+    days: dict[int, float] = {}
+    names = ("valid", "break_date", "break_days", "magnitude", "probability")
     files = {name: rasterio.open(folder / f"{name}.tif") for name in names}
     try:
         height, width = series.shape
@@ -129,6 +132,8 @@ def tally(folder: Path, series: Series) -> SeriesTally:
             size, own = read["magnitude"][broken].astype(np.float64), area[broken]
             chance = read["probability"][broken] / PROB_STEPS
             magnitudes += np.histogram(np.clip(size, edges[0], edges[-1]), edges, weights=own)[0]
+            for day, here in zip(*_sums(read["break_days"][broken], own), strict=True):
+                days[int(day)] = days.get(int(day), 0.0) + float(here)
             of_year = read["break_date"][broken] // 10000
             for year in np.unique(of_year):
                 at = of_year == year
@@ -138,7 +143,14 @@ def tally(folder: Path, series: Series) -> SeriesTally:
     finally:
         for file in files.values():
             file.close()
-    return SeriesTally(dict(sorted(quality.items())), dict(sorted(years.items())), magnitudes, edges)
+    years, days = dict(sorted(years.items())), dict(sorted(days.items()))
+    return SeriesTally(dict(sorted(quality.items())), years, magnitudes, edges, days)
+
+
+def _sums(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each key once, and the sum of its values."""
+    unique, which = np.unique(keys, return_inverse=True)
+    return unique, np.bincount(which, values, len(unique))
 
 
 def write_products(run: SeriesRun) -> dict[str, Any]:
@@ -201,7 +213,10 @@ def collect(run: SeriesRun, found: SeriesTally | None, polygons: gpd.GeoDataFram
     facts = Facts(run.run_id, _unit(run))
     made = list(_about(run))
     if found is not None and polygons is not None:
+        series, unit = run.series, _unit(run)
         made += [*_breaks(run, found), *_objects(run, polygons)]
+        made += series_course.course(found.days, series.times[0], series.times[-1], unit, series.shape)
+        made += series_course.largest(polygons, unit)
     facts.extend(made)
     for template in _sentences(run, found):
         text, cites = facts.fill(template)

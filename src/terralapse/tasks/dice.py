@@ -25,11 +25,13 @@ def binary_dice(share: Tensor, label: Tensor) -> Tensor:
     return 1.0 - (2.0 * (share * truth).sum() + 1.0) / (share.sum() + truth.sum() + 1.0)
 
 
-def dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, smooth: float = 1.0) -> Tensor:
+def dice_loss(
+    logits: Tensor, label: Tensor, ignore: int = IGNORE, smooth: float = 1.0, *, over_all: bool = False
+) -> Tensor:
     """One minus the mean over classes of (2 sum p y + s) / (sum p + sum y + s), over the batch as a whole.
 
     Only classes that the labels of the batch hold are in the mean: a class that is not there would be
-    scored by the smoothing alone.
+    scored by the smoothing alone. `over_all` takes the mean over all classes nevertheless, as some papers do.
 
     Args:
         logits: [B, K, H, W].
@@ -46,5 +48,5 @@ def dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, smooth: float
     share, truth = share * weight, truth * weight
     there = truth.sum(dim=0)
     dice = (2 * (share * truth).sum(dim=0) + smooth) / (share.sum(dim=0) + there + smooth)
-    present = (there > 0).to(dice.dtype)
+    present = torch.ones_like(dice) if over_all else (there > 0).to(dice.dtype)
     return ((1 - dice) * present).sum() / present.sum().clamp_min(1)
