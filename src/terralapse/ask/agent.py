@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +11,11 @@ from typing import Any
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
 from terralapse.ask.endpoint import Endpoint
-from terralapse.ask.language import plain
 from terralapse.ask.parse import MOST
+from terralapse.ask.spoken import faults, supported
 from terralapse.ask.tools import TOOLS, ToolError, call, shown
-from terralapse.ask.verify import Problem, about_fact, mentions, problems, sentences, supports, verified
+from terralapse.ask.verify import Problem
 from terralapse.errors import EndpointError, SettingError
 
 _TURNS = 4  # of the talk before, that the model sees
@@ -34,7 +32,6 @@ _RETRY = (
     "These statements are supported by no fact that you have read: {list}. Read the facts with your tools "
     "and write the whole answer again without them, or say: I cannot tell from this."
 )
-_YES_NO = re.compile(r"^\W*(yes|no)\b", re.I)
 
 
 class Agent:
@@ -201,62 +198,11 @@ class _Run:
     # --- what it said --------------------------------------------------------------------------------
     def problems(self, text: str) -> list[Problem]:
         """What is not supported by the facts that the model has read."""
-        found = problems(text, self.facts.values(), self._book, self._question)
-        return found + self._polarity(text)
-
-    def _polarity(self, text: str) -> list[Problem]:
-        """A yes that is a no by the facts, or the other way round."""
-        said = _YES_NO.match(text)
-        if said is None:
-            return []
-        from terralapse.ask.rules import answer
-
-        own, _ = answer(self._question, self._book)
-        values = own.value if isinstance(own.value, list) else [own.value]
-        truth = next((v for v in values if isinstance(v, bool)), None)
-        wrong = own.answered and truth is not None and truth != (said[1].lower() == "yes")
-        bare = truth is None and len(plain(sentences(text)[0])) == 1
-        unknown = not own.answered and own.reason != "not-understood"
-        return [Problem("direction", said[1], sentences(text)[0])] if wrong or bare or unknown else []
+        return faults(text, self.facts.values(), self._book, self._question)
 
     def verified(self, text: str) -> Answer:
         """The answer with what is supported, and the facts that support it."""
-        wrong = {p.sentence for p in self._polarity(text)}
-        kept = " ".join(s for s in sentences(text) if s not in wrong)
-        draft = Answer(text=kept, facts=tuple(self.facts.values()), answerer="agent", kind="agent")
-        found = verified(draft, self._book, self._question)
-        if found.reason == "not-supported":
-            return found
-        cited = self._cited(found.text)
-        overlay: list[dict[str, Any]] = []
-        for fact in cited:
-            if fact["evidence"] not in overlay and not {"file", "table"} & set(fact["evidence"]):
-                overlay.append(fact["evidence"])
-        unknown = bool(re.match(r"i cannot tell", found.text, re.I))
-        state = {"understood": None, "evidence": None, "statement": "verified against the facts cited"}
-        return replace(
-            found,
-            facts=cited,
-            overlay=tuple(overlay),
-            answered=not unknown,
-            reason="model-cannot-tell" if unknown else None,
-            confidence=state | {k: v for k, v in found.confidence.items() if k == "left_out"},
-        )
-
-    def _cited(self, text: str) -> tuple[Fact, ...]:
-        """Of the facts that were read those that the text rests on."""
-        kept: dict[str, Fact] = {}
-        for sentence in sentences(text):
-            told = claims(sentence)
-            said = mentions(sentence, self._book)
-            named = frozenset().union(*(n for kind in said.values() for n in kind.values()))
-            for key, fact in self.facts.items():
-                about = about_fact(fact, self._book)
-                of = about.classes | about.places | about.grades
-                if any(supports(fact, c) for c in told) or (not told and of & named):
-                    kept[key] = fact
-        enough = not problems(text, kept.values(), self._book, self._question)
-        return tuple(kept.values()) if enough else tuple(self.facts.values())
+        return supported(text, self.facts, self._book, self._question, "agent")
 
 
 def _listed(found: list[Problem]) -> str:
