@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
@@ -34,12 +34,24 @@ _RETRY = (
 )
 
 
+class Brain(Protocol):
+    """What the agent asks: `chat` gives the reply of the chat-completions protocol to a request."""
+
+    def chat(self, body: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The reply within `seconds`."""
+        ...
+
+
 class Agent:
-    """A language model behind an OpenAI-compatible endpoint.
+    """A language model behind an OpenAI-compatible endpoint, or on this machine.
 
     Args:
         base_url, api_key: of the endpoint; else OPENAI_BASE_URL and OPENAI_API_KEY.
         llm: the name of the model.
+        llm_folder: in place of an endpoint: the folder of a model of `transformers`, or its pinned name (see
+            `terralapse.layers.chat_models.model_folder`).
+        brain: in place of both: anything with the `chat` of `terralapse.ask.endpoint.Endpoint`.
+        device: where a model on this machine runs.
         seconds: for one question, all of its requests together.
         timeout: for one request.
         steps: requests for one question.
@@ -48,7 +60,8 @@ class Agent:
         cache: the folder of replies; `default` takes the user's own cache, None keeps none.
 
     Raises:
-        SettingError: no address or no model.
+        SettingError: no address or no model, or both kinds of model.
+        And what `terralapse.layers.chat_models.ChatModel` raises.
     """
 
     def __init__(
@@ -56,19 +69,34 @@ class Agent:
         base_url: str | None = None,
         llm: str | None = None,
         api_key: str | None = None,
+        llm_folder: Path | str | None = None,
+        brain: Brain | None = None,
+        device: str = "auto",
         seconds: float = 120.0,
         timeout: float = 60.0,
         steps: int = 8,
         tokens: int = 60_000,
         cache: Path | str | None = "default",
     ) -> None:
-        if not llm:
+        self.seconds, self.steps, self.tokens = seconds, steps, tokens
+        self.llm = llm or str(llm_folder or "")
+        if llm_folder is not None and (llm or base_url):
             raise SettingError(
-                "llm", "is not given, and the agent needs the name of a model", "Give --llm NAME."
+                "llm-folder", "is a model here, and --llm one behind an endpoint", "Give one of them."
             )
-        self.llm, self.seconds, self.steps, self.tokens = llm, seconds, steps, tokens
+        if brain is None and llm_folder is not None:
+            from terralapse.ask.local import LocalBrain
+            from terralapse.layers.chat_models import ChatModel
+
+            brain = LocalBrain(ChatModel(llm_folder, device=device))
+        if brain is None and not llm:
+            raise SettingError(
+                "llm",
+                "is not given, and the agent needs the name of a model",
+                "Give --llm NAME, or --llm-folder for a model on this machine.",
+            )
         folder = _own_cache() if cache == "default" else None if cache is None else Path(cache)
-        self.endpoint = Endpoint(base_url, api_key, timeout, folder)
+        self.brain: Brain = brain or Endpoint(base_url, api_key, timeout, folder)
 
     def answer(self, question: str, book: Book, history: Sequence[tuple[str, Answer]] = ()) -> Answer:
         """The verified answer to a question.
@@ -140,7 +168,7 @@ class _Run:
                 "max_tokens": 800,
             }
             try:
-                reply = self._agent.endpoint.chat(body, self._end - time.monotonic())
+                reply = self._agent.brain.chat(body, self._end - time.monotonic())
             except EndpointError:
                 if first is None:
                     raise
