@@ -15,6 +15,7 @@ from terralapse.ask.endpoint import Endpoint
 from terralapse.ask.parse import MOST
 from terralapse.ask.spoken import faults, supported
 from terralapse.ask.tools import TOOLS, ToolError, call, shown
+from terralapse.ask.tools_look import Kit
 from terralapse.ask.verify import Problem
 from terralapse.errors import EndpointError, SettingError
 
@@ -58,6 +59,11 @@ class Agent:
         tokens: for one question, those read and written, as the endpoint counts them (else four characters
             count as one).
         cache: the folder of replies; `default` takes the user's own cache, None keeps none.
+        vlm: a vision-language model, as `llm_folder`, that the agent may have look at places.
+        caption_weights: of a system that writes sentences about pairs (`change-agent/mci`), and
+            caption_vocabulary its words: then the agent may ask it for one.
+        maps: a folder that the agent may draw maps into.
+        kit: in place of these: what the tools may use.
 
     Raises:
         SettingError: no address or no model, or both kinds of model.
@@ -77,6 +83,11 @@ class Agent:
         steps: int = 8,
         tokens: int = 60_000,
         cache: Path | str | None = "default",
+        vlm: Path | str | None = None,
+        caption_weights: Path | str | None = None,
+        caption_vocabulary: Path | str | None = None,
+        maps: Path | str | None = None,
+        kit: Kit | None = None,
     ) -> None:
         self.seconds, self.steps, self.tokens = seconds, steps, tokens
         self.llm = llm or str(llm_folder or "")
@@ -97,6 +108,7 @@ class Agent:
             )
         folder = _own_cache() if cache == "default" else None if cache is None else Path(cache)
         self.brain: Brain = brain or Endpoint(base_url, api_key, timeout, folder)
+        self.kit = kit or _kit(vlm, caption_weights, caption_vocabulary, maps, device)
 
     def answer(self, question: str, book: Book, history: Sequence[tuple[str, Answer]] = ()) -> Answer:
         """The verified answer to a question.
@@ -143,6 +155,7 @@ class _Run:
         self._messages.append({"role": "user", "content": question})
         self._end = time.monotonic() + agent.seconds
         self._steps, self._tokens = agent.steps, agent.tokens
+        self._more = agent.kit.tools()
         self.facts: dict[str, Fact] = {}
 
     def add(self, message: dict[str, Any]) -> None:
@@ -163,7 +176,7 @@ class _Run:
             body = {
                 "model": self._agent.llm,
                 "messages": self._messages,
-                "tools": [t.as_function() for t in TOOLS.values()],
+                "tools": [t.as_function() for t in (*TOOLS.values(), *self._more.values())],
                 "temperature": 0,
                 "max_tokens": 800,
             }
@@ -209,7 +222,7 @@ class _Run:
         self.add({"role": "assistant", "content": text[:_LONGEST] or None, "tool_calls": clean})
         for one in clean:
             try:
-                found = call(one["function"]["name"], one["function"]["arguments"], self._book)
+                found = call(one["function"]["name"], one["function"]["arguments"], self._book, self._more)
                 self.facts |= {f["id"]: f for f in found}
                 said = shown(found)
             except ToolError as error:
@@ -231,6 +244,27 @@ class _Run:
     def verified(self, text: str) -> Answer:
         """The answer with what is supported, and the facts that support it."""
         return supported(text, self.facts, self._book, self._question, "agent")
+
+
+def _kit(
+    vlm: Path | str | None,
+    weights: Path | str | None,
+    vocabulary: Path | str | None,
+    maps: Path | str | None,
+    device: str,
+) -> Kit:
+    looker = describer = None
+    if vlm is not None:
+        from terralapse.layers.chat_models import ChatModel
+
+        looker = ChatModel(vlm, sees=True, device=device)
+    if weights is not None:
+        from terralapse.engine.captioning import describer_of
+
+        describer = describer_of("change-agent/mci", weights, vocabulary)
+    elif vocabulary is not None:
+        raise SettingError("caption-vocabulary", "is given without weights", "Add --caption-weights FILE.")
+    return Kit(looker, describer, None if maps is None else Path(maps))
 
 
 def _listed(found: list[Problem]) -> str:
