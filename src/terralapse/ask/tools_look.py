@@ -65,7 +65,12 @@ class Kit:
             about = "What a vision-language model sees in both dates of a place or of an object."
             text = {"type": "string", "minLength": 3, "maxLength": 300}
             found.append(
-                Tool("look", about, schema(("question",), question=text, place=PLACE, object=_OBJECTS), self._look)
+                Tool(
+                    "look",
+                    about,
+                    schema(("question",), question=text, place=PLACE, object=_OBJECTS),
+                    self._look,
+                )
             )
         if self.describer is not None:
             found.append(
@@ -218,4 +223,3 @@ def _spectral_index(book: Book, given: dict[str, Any]) -> list[Fact]:
 def _compare_dates(book: Book, given: dict[str, Any]) -> list[Fact]:
     dates = [f for k, f in book.facts.items() if k.startswith(("date.", "sensor."))]
     return dates + _measured(book, None, _wanted_place(given))
-

@@ -164,7 +164,9 @@ class ChatModel:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         if not (getattr(processor, "chat_template", None) or getattr(self._tokenizer, "chat_template", None)):
             raise SettingError(
-                f"model {self.name}", "has no template for a talk", "Use a model tuned to follow instructions."
+                f"model {self.name}",
+                "has no template for a talk",
+                "Use a model tuned to follow instructions.",
             )
 
     @property
@@ -184,7 +186,9 @@ class ChatModel:
             )
         said = " ".join(str(error).split())[:200]
         return UnreadableFileError(
-            self.folder, f"cannot be loaded ({said})", "Check that the folder is whole, or renew transformers."
+            self.folder,
+            f"cannot be loaded ({said})",
+            "Check that the folder is whole, or renew transformers.",
         )
 
     def write(

@@ -104,7 +104,9 @@ def means(folder: Path, index: str | None = None, place: str | None = None) -> M
         names: tuple[Any, ...] = tuple(b.name for b in pair.bands)
         if found is not None:
             if len(names) < len(found.bands):
-                raise BandError(f"index {found.name}", f"needs {' and '.join(found.bands)}", "Ask for another.")
+                raise BandError(
+                    f"index {found.name}", f"needs {' and '.join(found.bands)}", "Ask for another."
+                )
             images, names = found.compute(images)[:, None], (found.name,)
         unit = "" if found is not None else str(pair.unit)
     where = valid & np.isfinite(images).all(axis=(0, 1))
