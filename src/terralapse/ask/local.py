@@ -1,7 +1,7 @@
-"""A language model on this machine as the brain of the agent: the tool protocol of an endpoint, in plain text.
+"""A language model on this machine as the brain of the agent: the tool protocol of an endpoint, in texts.
 
-The model is told its tools and how to call one: a line of JSON. What it writes is read strictly: a call that is
-not exactly of that form is no call, and the model is told so.
+The model is told its tools and how to call one: a line of JSON. What it writes is read strictly: a call that
+is not exactly of that form is no call, and the model is told so.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _MOST = 6  # calls in one reply
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _HOW = (
     "Your tools, one a line, each with the JSON schema of its arguments:\n{tools}\n"
-    'To call one, write a line of JSON and nothing else: {{"name": NAME, "arguments": {{...}}}}. You are then '
-    "given what it returns. When you have the facts, answer in plain sentences without JSON."
+    'To call one, write a line of JSON and nothing else: {{"name": NAME, "arguments": {{...}}}}. You are '
+    "then given what it returns. When you have the facts, answer in plain sentences without JSON."
 )
 
 

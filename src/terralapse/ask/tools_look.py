@@ -1,5 +1,5 @@
-"""Tools that go back to the images of a run: look at a place, measure an index, compare dates, write a sentence
-about the pair, and draw a map.
+"""Tools that go back to the images of a run: look at a place, measure an index, compare dates, write a
+sentence about the pair, and draw a map.
 
 Each takes bounded time and memory, gives facts, and says what it rests on. What a model says of a picture is
 held against the facts before it becomes one, and proves nothing by itself.

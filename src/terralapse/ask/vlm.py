@@ -1,8 +1,8 @@
-"""A vision-language model on this machine looks at both dates of a run; what it says is held against the facts.
+"""A vision-language model on this machine looks at both dates of a run; its words are held against the facts.
 
-It is shown the pictures that the run has written, and the place that is asked about cut out of them, beside the
-facts that bear on the question. It may say what it sees; a number, class, place, date or name that no fact
-supports is left out, and where the facts hold the answer they are told in its place.
+It is shown the pictures that the run has written, and the place that is asked about cut out of them, beside
+the facts that bear on the question. It may say what it sees; a number, class, place, date or name that no
+fact supports is left out, and where the facts hold the answer they are told in its place.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ INPUTS: dict[str, Callable[[Sequence[View]], Shown]] = {
 # --- what it says ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Parsed:
-    """An answer read from what a model wrote: its text, a value for programs, and the ids of the facts that it
-    names, None where it names none."""
+    """An answer read from what a model wrote: its text, a value for programs, and the ids of the facts that
+    it names, None where it names none."""
 
     text: str
     value: Any = None
@@ -281,8 +281,8 @@ def _chosen(name: str, given: Any, table: dict[str, Any]) -> Any:
 
 
 def bearing(own: Answer, book: Book) -> dict[str, Fact]:
-    """The facts that bear on a question: those that the rules answer it with, then the dates and the main ones
-    of the run."""
+    """The facts that bear on a question: those that the rules answer it with, then the dates and the main
+    ones of the run."""
     main = [book.facts[k] for s in book.summary for k in s["facts"] if k in book.facts]
     dates = [book.facts[k] for k in ("date.before", "date.after") if k in book.facts]
     every = [*(own.facts if own.answered else ()), *dates, *main]

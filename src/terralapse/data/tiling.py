@@ -15,8 +15,8 @@ from terralapse.errors import SettingError
 
 @dataclass(frozen=True)
 class TilePlan:
-    """`canvas` (width, height) is what the image is resized to; `boxes` (left, top, right, bottom) are cut out
-    of it row by row; `thumbnail` says whether the whole image follows, as one more tile."""
+    """`canvas` (width, height) is what the image is resized to; `boxes` (left, top, right, bottom) are cut
+    out of it row by row; `thumbnail` says whether the whole image follows, as one more tile."""
 
     size: int
     canvas: tuple[int, int]

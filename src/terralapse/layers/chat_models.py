@@ -1,8 +1,8 @@
 """Language and vision-language models of `transformers` that a user has: found, checked, and asked to write.
 
 A model is a folder as `save_pretrained` writes it, or a name of the hub with the full hash of a commit. Only
-safetensors are read, and code that comes with a model is never run. `transformers` and torch are imported when
-a model is loaded and not before.
+safetensors are read, and code that comes with a model is never run. `transformers` and torch are imported
+when a model is loaded and not before.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ class ChatModel:
         self.folder, self.sees = model_folder(name), sees
         maker = known.AutoModelForImageTextToText if sees else known.AutoModelForCausalLM
         reader = known.AutoProcessor if sees else known.AutoTokenizer
+        known.utils.logging.disable_progress_bar()
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             # Half precision is kept where the model has it: that is what fits the memory of its users.

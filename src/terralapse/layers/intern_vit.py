@@ -28,7 +28,7 @@ class VitSize:
 
 
 class Embeddings(nn.Module):
-    """Patches and a class token with their places; the table is bent to the image by bicubic interpolation."""
+    """Patches and a class token with their places; the table is brought to the image by bicubic means."""
 
     def __init__(self, size: VitSize) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights of a released folder: one safetensors file, or several with an index, loaded strictly, one by one."""
+"""Weights of a released folder: one safetensors file, or several with an index, loaded strictly."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def load_folder(network: nn.Module, folder: Path, rename: Callable[[str], str] =
         tensors = read_tensors(folder / file)
         if names and set(names) != set(tensors):
             odd = sorted(set(names) ^ set(tensors))[:5]
-            raise WeightsMismatchError(folder / file, f"is not what its index says: {', '.join(odd)}", "Get it again.")
+            raise WeightsMismatchError(
+                folder / file, f"is not what its index says: {', '.join(odd)}", "Get it again."
+            )
         for theirs, tensor in tensors.items():
             name = rename(theirs)
             if name not in own:

@@ -105,9 +105,7 @@ def _meteor(said: list[str], true: list[str]) -> float:
     if not pairs:
         return 0.0
     pairs.sort()
-    chunks = 1 + sum(
-        (b[0] - a[0], b[1] - a[1]) != (1, 1) for a, b in zip(pairs, pairs[1:], strict=False)
-    )
+    chunks = 1 + sum((b[0] - a[0], b[1] - a[1]) != (1, 1) for a, b in zip(pairs, pairs[1:], strict=False))
     precision, recall = len(pairs) / len(said), len(pairs) / len(true)
     mean = precision * recall / (0.9 * precision + 0.1 * recall)
     return mean * (1 - 0.5 * (chunks / len(pairs)) ** 3)

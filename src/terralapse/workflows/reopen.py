@@ -58,7 +58,7 @@ def reopened(folder: Path, bands: Sequence[str] | None = None) -> Iterator[Align
             first,
             second,
             grid=settings.grid,
-            bands=bands or [b for b in run["grid"]["bands"]],
+            bands=bands or list(run["grid"]["bands"]),
             aoi=settings.aoi,
             coregister=settings.coregister,
             normalise=settings.normalise,

@@ -122,7 +122,9 @@ def _detection(rows: list[list[str]]) -> dict[Any, Any]:
     groups = {name: [r for r in rows if r[2] == name] for name in ("small", "medium", "large")}
     groups["single"] = [r for r in rows if len(parse_boxes(r[1])) == 1]
     groups["multiple"] = [r for r in rows if len(parse_boxes(r[1])) > 1]
-    found: dict[str, Matched] = {k: match_boxes([r[0] for r in v], [r[1] for r in v]) for k, v in groups.items()}
+    found: dict[str, Matched] = {
+        k: match_boxes([r[0] for r in v], [r[1] for r in v]) for k, v in groups.items()
+    }
     return {
         ("detection", "precision"): {k: v.precision for k, v in found.items()},
         ("detection", "predictions"): {k: v.predicted for k, v in found.items()},

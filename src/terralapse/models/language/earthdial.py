@@ -1,4 +1,4 @@
-"""EarthDial: talk about images of one or several dates, of any bands, through an encoder and a language model.
+"""EarthDial: talk about images of one or several dates and of any bands, by a language model.
 
 Source: Soni et al., "EarthDial: Turning Multi-sensory Earth Observations to Interactive Dialogues", CVPR 2025
 (arXiv:2412.15190), and its released code, whose names its parameters have. An InternViT sees tiles; a pixel
@@ -46,7 +46,7 @@ START, CONTEXT, END = "<img>", "<IMG_CONTEXT>", "</img>"
 IMAGE = "<image>"  # stands in a question for a date
 # The message that the base of its checkpoints (InternVL2-4B) was tuned with.
 SYSTEM = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，"  # noqa: RUF001
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，"
     "英文名叫InternVL, 是一个有用无害的人工智能助手。"
 )
 TASKS = (
@@ -95,8 +95,8 @@ SCALINGS: dict[str, Scaling] = {
 
 
 def prompt(task: str, sensor: str, dates: int, question: str, released: bool = False) -> str:
-    """A question as the system was trained on it: the marks of task and sensor, one of an image for each date, a
-    line break, the question.
+    """A question as the system was trained on it: the marks of task and sensor, one of an image for each
+    date, a line break, the question.
 
     Args:
         released: with a backslash and an n in place of the line break, as its evaluation files have it.
@@ -196,7 +196,9 @@ class Vision(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         if size.select != -1:
-            raise SettingError(f"select_layer={size.select}", "is not built", "The released ones read the last.")
+            raise SettingError(
+                f"select_layer={size.select}", "is not built", "The released ones read the last."
+            )
         self.size = size
         self.vision_model = InternViT(size.vision)
         wide = size.vision.width * size.factor**2
@@ -304,7 +306,8 @@ class EarthDialSystem:
         weight = self.network.mlp1[1].weight
         with torch.inference_mode():
             return [
-                self.network(self.tiles(d, scaling, most).to(weight), self.pooling).flatten(0, 1) for d in dates
+                self.network(self.tiles(d, scaling, most).to(weight), self.pooling).flatten(0, 1)
+                for d in dates
             ]
 
     def answer(
@@ -321,7 +324,9 @@ class EarthDialSystem:
         device = seen[0].device if seen else self.network.mlp1[1].weight.device
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=True).input_ids.to(device)
         with torch.inference_mode():
-            visual = torch.cat(seen) if seen else self.network.mlp1[1].weight.new_zeros(0, self.network.size.width)
+            visual = (
+                torch.cat(seen) if seen else self.network.mlp1[1].weight.new_zeros(0, self.network.size.width)
+            )
             embedded = self.network.embed(ids, self._marks[CONTEXT], visual)
             wrote = self.network.language_model.generate(
                 inputs_embeds=embedded,
@@ -416,7 +421,9 @@ def _tokenizer(folder: Path) -> Any:
         return library().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         said = " ".join(str(error).split())[:200]
-        raise UnreadableFileError(folder, f"has no usable tokenizer ({said})", "Get the whole folder.") from error
+        raise UnreadableFileError(
+            folder, f"has no usable tokenizer ({said})", "Get the whole folder."
+        ) from error
 
 
 # --- cards -----------------------------------------------------------------------------------------------
@@ -492,6 +499,8 @@ def build(
         raise SettingError(f"pooling={pooling}", "pools nothing", f"Choose {', '.join(get_args(Pooling))}.")
     if weights is None:
         raise SystemNotReadyError(
-            card.slug, "no weights come with it", f"Give the folder of a release with --weights: {card.checkpoints}."
+            card.slug,
+            "no weights come with it",
+            f"Give the folder of a release with --weights: {card.checkpoints}.",
         )
     return load(card, Path(weights), chosen, device)  # pyright: ignore[reportArgumentType]
