@@ -1,5 +1,5 @@
-"""Language and vision-language models of transformers with two layers and random weights, with tokenizers made in
-memory: they say nothing of sense, and go the whole way that a real one goes."""
+"""Language and vision-language models of transformers with two layers and random weights, and tokenizers made
+in memory: they say nothing of sense, and go the whole way that a real one goes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 TALK = (
     "{% for m in messages %}<|{{ m['role'] }}|>"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for p in m['content'] %}{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %}"
+    "{% for p in m['content'] %}{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}"
+    "{% endfor %}"
     "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 MARKS = ("<image>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<img>", "</img>", "<IMG_CONTEXT>")

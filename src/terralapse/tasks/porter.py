@@ -8,6 +8,7 @@ which the package rouge-score uses too; without them its figures are not met.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 _IRREGULAR = {
     "skies": "sky", "sky": "sky", "dying": "die", "lying": "lie", "tying": "tie", "news": "news",
@@ -21,11 +22,12 @@ _STEP_2 = (
     ("ousness", "ous"), ("aliti", "al"), ("iviti", "ive"), ("biliti", "ble"), ("fulli", "ful"),
 )  # fmt: skip
 _STEP_3 = (
-    ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""), ("ness", ""),
+    ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""),
+    ("ness", ""),
 )  # fmt: skip
 _STEP_4 = (
-    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism", "ate",
-    "iti", "ous", "ive", "ize",
+    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism",
+    "ate", "iti", "ous", "ive", "ize",
 )  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def _consonant(word: str, i: int) -> bool:
 def _measure(word: str) -> int:
     """How often a vowel is followed by a consonant."""
     kinds = [_consonant(word, i) for i in range(len(word))]
-    return sum(not a and b for a, b in zip(kinds, kinds[1:], strict=False))
+    return sum(not a and b for a, b in pairwise(kinds))
 
 
 def _vowel(word: str) -> bool:

@@ -1,8 +1,8 @@
 """Rotated boxes in answers of dialogue models: read from texts, compared, and scored as EarthDial does.
 
 A box is [x1, y1, x2, y2, degrees] on a grid of 0 to 100: the corners of an upright box, turned about its
-middle. The score is called precision: the share of predicted boxes that match any true one, so that a true box
-may be matched many times and one that is missed costs nothing.
+middle. The score is called precision: the share of predicted boxes that match any true one, so that a true
+box may be matched many times and one that is missed costs nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def rotated_iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Matched:
-    """`right` of `predicted` boxes match a true one; `precision` is 0 where there are none or none is right."""
+    """`right` of `predicted` boxes match a true one; `precision` is 0 where none is right."""
 
     right: int
     predicted: int
@@ -66,7 +66,7 @@ def match_boxes(
     Args:
         answers, truths: one text an image each.
         threshold: of the IoU, which is enough.
-        upright: takes the angle of predicted boxes, not of true ones, for 0, as the evaluation of changes does.
+        upright: takes the angle of predicted boxes, not of true ones, for 0, as that of changes does.
     """
     right = predicted = 0
     for answer, truth in zip(answers, truths, strict=True):

@@ -1,8 +1,8 @@
 """Scores of free answers as EarthDial's evaluation counts them: none is the usual score of its name.
 
-Its accuracy is a recall of words, its ROUGE is a mean over references, and its METEOR is the one of NLTK. They
-serve to compare with its own table and nothing else; for captions there is `terralapse.tasks.caption_metrics`,
-for closed answers `terralapse.tasks.answer_metrics`.
+Its accuracy is a recall of words, its ROUGE is a mean over references, and its METEOR is the one of NLTK.
+They serve to compare with its own table; for captions there is `terralapse.tasks.caption_metrics`, for closed
+answers `terralapse.tasks.answer_metrics`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from terralapse.tasks.caption_metrics import common_length
 from terralapse.tasks.porter import stem
@@ -50,8 +51,8 @@ def treebank(text: str) -> list[str]:
 
 # --- accuracy that is recall -----------------------------------------------------------------------------
 def word_recall(answer: str, reference: str) -> float:
-    """Distinct words that both have, over the words of the reference with repeats; without spaces and in lower
-    case, so that `dense residential` is one word."""
+    """Distinct words that both have, over the words of the reference with repeats; without spaces and in
+    lower case, so that `dense residential` is one word."""
     said, true = (treebank(re.sub(r"\s", "", t.lower())) for t in (answer, reference))
     return len(set(said) & set(true)) / len(true) if true else 0.0
 
@@ -65,7 +66,7 @@ def mean_recall(answers: Sequence[str], references: Sequence[str]) -> float:
 def recall_by_kind(
     answers: Sequence[str], references: Sequence[str], kinds: Sequence[str], counted: Sequence[str] = KINDS
 ) -> dict[str, float]:
-    """`mean_recall` for each of the kinds that are counted and there; questions of other kinds are left out."""
+    """`mean_recall` for each of the kinds that are counted and there; others are left out."""
     found = {}
     for kind in counted:
         rows = [(a, r) for a, r, k in zip(answers, references, kinds, strict=True) if k == kind]
@@ -105,7 +106,7 @@ def _meteor(said: list[str], true: list[str]) -> float:
     if not pairs:
         return 0.0
     pairs.sort()
-    chunks = 1 + sum((b[0] - a[0], b[1] - a[1]) != (1, 1) for a, b in zip(pairs, pairs[1:], strict=False))
+    chunks = 1 + sum((b[0] - a[0], b[1] - a[1]) != (1, 1) for a, b in pairwise(pairs))
     precision, recall = len(pairs) / len(said), len(pairs) / len(true)
     mean = precision * recall / (0.9 * precision + 0.1 * recall)
     return mean * (1 - 0.5 * (chunks / len(pairs)) ** 3)

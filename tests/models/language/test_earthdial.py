@@ -1,5 +1,4 @@
-"""EarthDial: bands in threes, the mosaic, tiles and prompts, and a tiny release with random weights from file to
-answer."""
+"""EarthDial: bands in threes, the mosaic, tiles and prompts, and a tiny release from file to answer."""
 
 from __future__ import annotations
 
@@ -153,8 +152,8 @@ def test_scalings_are_by_band_and_refuse_others() -> None:
 # --- a release -------------------------------------------------------------------------------------------
 VISION = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-    "image_size": 56, "patch_size": 14, "qkv_bias": True, "qk_normalization": False, "norm_type": "layer_norm",
-    "layer_norm_eps": 1e-6, "initializer_factor": 0.1,
+    "image_size": 56, "patch_size": 14, "qkv_bias": True, "qk_normalization": False,
+    "norm_type": "layer_norm", "layer_norm_eps": 1e-6, "initializer_factor": 0.1,
 }  # fmt: skip
 
 

@@ -5,15 +5,15 @@ Source: Soni et al., "EarthDial: Turning Multi-sensory Earth Observations to Int
 shuffle and two linear maps make them tokens, which stand in the prompt where its marks of images are. Images
 that are not of three bands are seen three bands at a time, and what is seen is pooled. Differs from the
 released code in: the language model is any causal one of `transformers`, built from the configuration of the
-checkpoint; images of several dates are put in the place of their own mark, as in its training, where its method
-for a talk puts all into the first; pooling by maximum, which does not run there, is not here.
+checkpoint; images of several dates are put in the place of their own mark, as in its training, where its
+method for a talk puts all into the first; pooling by maximum, which does not run there, is not here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -141,8 +141,8 @@ def talk(question: str, tokens: Sequence[int], history: Sequence[tuple[str, str]
 
 
 def band_groups(bands: int) -> list[list[int]]:
-    """Numbers of the bands that are seen together: three at a time in order, the last one repeated to fill the
-    last group, so that a single band (radar) is seen three times."""
+    """Numbers of the bands that are seen together: three at a time in order, the last one repeated to fill
+    the last group, so that a single band (radar) is seen three times."""
     return [[min(k, bands - 1) for k in range(first, first + GROUP)] for first in range(0, bands, GROUP)]
 
 
@@ -175,7 +175,7 @@ def mosaic(maps: Sequence[Tensor], side: int = MOSAIC) -> Tensor:
 class Size:
     """Of the stack beside the language model. `side` is the size of a tile."""
 
-    vision: VitSize = VitSize()
+    vision: VitSize = field(default_factory=VitSize)
     width: int = 3072  # of the language model
     factor: int = 2  # of the pixel shuffle
     transposed: bool = False  # version v1 of it
@@ -217,8 +217,8 @@ class Vision(nn.Module):
         return self.mlp1(pixel_shuffle(square, self.size.factor, self.size.transposed).flatten(1, 2))
 
     def pool(self, image: Tensor, pooling: Pooling = "bilinear") -> Tensor:
-        """Patch tokens of images [B, C, H, W] of any bands, seen three at a time without gradient: [B, T, C] by
-        average or sum, [B, 1024, 1024] by the bilinear mosaic."""
+        """Patch tokens of images [B, C, H, W] of any bands, seen three at a time without gradient: [B, T, C]
+        by average or sum, [B, 1024, 1024] by the bilinear mosaic."""
         with torch.no_grad():
             maps = [self.see(image[:, g]) for g in band_groups(image.shape[1])]
         if pooling == "bilinear":
@@ -318,7 +318,7 @@ class EarthDialSystem:
         history: Sequence[tuple[str, str]] = (),
         tokens: int = 200,
     ) -> str:
-        """The likeliest answer to a question (see `prompt`) on images [C, H, W], one a date, earliest first."""
+        """The likeliest answer to a question (see `prompt`) on images [C, H, W], one a date, in order."""
         seen = self.look(dates, scaling)
         text = talk(question, [len(s) for s in seen], history)
         device = seen[0].device if seen else self.network.mlp1[1].weight.device
@@ -429,15 +429,15 @@ def _tokenizer(folder: Path) -> Any:
 # --- cards -----------------------------------------------------------------------------------------------
 TITLE = "EarthDial: Turning Multi-sensory Earth Observations to Interactive Dialogues"
 RELEASED = {
-    "earthdial": ("", "optical images in natural colours, one to four dates", "bilinear"),
-    "earthdial/ms": (": multispectral and radar", "multispectral, radar and tree images", "bilinear"),
-    "earthdial/methane-uhi": (": methane and heat", "methane plumes and urban heat", "bilinear"),
+    "earthdial": ("", "optical images in natural colours, one to four dates"),
+    "earthdial/ms": (": multispectral and radar", "multispectral, radar and tree images"),
+    "earthdial/methane-uhi": (": methane and heat", "methane plumes and urban heat"),
 }
 HUBS = {"earthdial": "RGB", "earthdial/ms": "MS", "earthdial/methane-uhi": "Methane_UHI"}
 
 
 def _card(slug: str) -> Card:
-    more, what, _ = RELEASED[slug]
+    more, what = RELEASED[slug]
     return Card(
         slug=slug,
         title=TITLE + more,
@@ -454,14 +454,14 @@ def _card(slug: str) -> Card:
                 "largest relative error of outputs",
                 1e-4,
                 "golden cases earthdial/connector, earthdial/metrics and earthdial/tiling",
-                "bound of the comparison with the published encoder, connector, pooling, tiling and scores on a "
-                "CPU, at reduced width and without the language model",
+                "bound of the comparison with the published encoder, connector, pooling, tiling and scores "
+                "on a CPU, at reduced width and without the language model",
                 "golden",
             ),
         ),
         quirks=(
-            "Bands beyond three are seen three at a time, and their tokens and channels resized as one picture "
-            "of 1024 x 1024: both axes are subsampled and mixed.",
+            "Bands beyond three are seen three at a time, and their tokens and channels resized as one "
+            "picture of 1024 x 1024: both axes are subsampled and mixed.",
             "Pooling by maximum does not run in the released code, and is not here.",
             "Its accuracy is a recall of words, and its precision of boxes matches a true box many times.",
         ),
@@ -480,22 +480,21 @@ MODELS = tuple(_card(slug) for slug in RELEASED)
 
 @register(*MODELS)
 def build(
-    card: Card, weights: Path | str | None = None, *, pooling: str = "", device: str = "cpu"
+    card: Card, weights: Path | str | None = None, *, pooling: str = "bilinear", device: str = "cpu"
 ) -> EarthDialSystem:
     """The system of a card from a released folder.
 
     Args:
         card: one of `MODELS`.
         weights: the folder.
-        pooling: of bands beyond three: `bilinear` (as trained), `average` or `sum`; that of the card if empty.
+        pooling: of bands beyond three: `bilinear` (as trained), `average` or `sum`.
         device: where it runs.
 
     Raises:
         SystemNotReadyError: no folder is given; none comes with it.
         SettingError: no such pooling. And what `load` raises.
     """
-    chosen = pooling or RELEASED[card.slug][2]
-    if chosen not in get_args(Pooling):
+    if pooling not in get_args(Pooling):
         raise SettingError(f"pooling={pooling}", "pools nothing", f"Choose {', '.join(get_args(Pooling))}.")
     if weights is None:
         raise SystemNotReadyError(
@@ -503,4 +502,4 @@ def build(
             "no weights come with it",
             f"Give the folder of a release with --weights: {card.checkpoints}.",
         )
-    return load(card, Path(weights), chosen, device)  # pyright: ignore[reportArgumentType]
+    return load(card, Path(weights), pooling, device)  # pyright: ignore[reportArgumentType]
