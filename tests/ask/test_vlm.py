@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from odc.geo.geobox import GeoBox
 from PIL import Image
 
 from ask_hostile import HOSTILE
@@ -53,9 +54,9 @@ def seen(run: Path, text: str, question: str = "How much changed?", **settings: 
 
 
 def test_it_is_shown_both_dates_in_order_with_labels_and_facts(run: Path) -> None:
-    answer, model = seen(run, "The roofs look darker after.")
+    answer, model = seen(run, "It looks darker after.")
     assert answer.answered
-    assert answer.text == "The roofs look darker after."
+    assert answer.text == "It looks darker after."
     parts = model.messages[0]["content"]
     assert [p["type"] for p in parts] == ["text", "image", "text", "image", "text"]
     assert parts[0]["text"].startswith("Image 1: before (10 May 2023")
@@ -72,14 +73,16 @@ def test_a_place_that_is_asked_for_is_cut_out(run: Path) -> None:
     _, model = seen(run, "It looks brighter.", "Has the north-east changed?")
     labels = [p["text"] for p in model.messages[0]["content"] if p["type"] == "text"]
     assert labels[2].endswith("only the north-east\n")
-    assert [p.size for p in model.pictures] == [(320, 240)] * 2 + [(107, 80)] * 2
+    assert [p.size for p in model.pictures[:2]] == [(320, 240)] * 2
+    assert model.pictures[2].size == pytest.approx((107, 80), abs=2)
+    assert model.pictures[3].size == model.pictures[2].size
     _, model = seen(run, "It looks brighter.", "How large is object 1?")
     assert "only object 1" in model.messages[0]["content"][4]["text"]
     assert model.pictures[2].size[1] in range(60, 90)  # 60 pixels and a margin
 
 
 def test_builders_of_inputs_differ_in_order_and_number(run: Path) -> None:
-    first, _ = seen(run, "x.")[1].pictures, None
+    first = seen(run, "x.")[1].pictures
     turned = seen(run, "x.", inputs="after-first")[1]
     assert np.array_equal(np.asarray(turned.pictures[0]), np.asarray(first[1]))
     assert turned.messages[0]["content"][0]["text"].startswith("Image 1: after")
@@ -115,7 +118,7 @@ def zones_seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = zones_run(tmp_path_factory.mktemp("seen")).folder
     rng = np.random.default_rng(3)
     with rasterio.open(found / "change.tif") as file:
-        box = __import__("odc.geo.geobox", fromlist=["GeoBox"]).GeoBox(file.shape, file.transform, file.crs)
+        box = GeoBox(file.shape, file.transform, file.crs)
     for date in ("before", "after"):
         picture = rng.integers(0, 255, (*file.shape, 3), np.uint8)
         write_preview(found / f"{date}.tif", picture, np.full(file.shape, 255, np.uint8), box)

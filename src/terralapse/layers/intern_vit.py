@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 
     def __init__(self, size: VitSize) -> None:
         super().__init__()
-        drops = torch.linspace(0, size.drop_path, size.depth).tolist()
+        drops = [size.drop_path * k / max(size.depth - 1, 1) for k in range(size.depth)]
         self.layers = nn.ModuleList(Layer(size, d) for d in drops)
 
     def forward(self, x: Tensor) -> Tensor:
