@@ -43,7 +43,7 @@ class Conversation:
     def __init__(self, folder: str | Path, answerer: str = "rules", **settings: Any) -> None:
         if answerer not in ANSWERERS:
             raise SettingError(f"answerer {answerer}", "is not known", f"Use {', '.join(ANSWERERS)}.")
-        given = {k: v for k, v in settings.items() if v is not None or k == "cache"}
+        given: dict[str, Any] = {k: v for k, v in settings.items() if v is not None or k == "cache"}
         strange = [k for k in given if _ONLY.get(k, answerer) != answerer or answerer == "rules"]
         strange = [k for k in strange if given[k] is not None]
         if strange:

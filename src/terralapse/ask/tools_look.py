@@ -93,7 +93,7 @@ class Kit:
         return {t.name: t for t in found}
 
     def _look(self, book: Book, given: dict[str, Any]) -> list[Fact]:
-        from terralapse.ask.vlm import Vlm, asked_place
+        from terralapse.ask.vlm import Vlm
 
         if self.looks >= _LOOKS:
             raise ToolError("there were enough looks for one question; answer from the facts")
@@ -101,9 +101,8 @@ class Kit:
         place = _wanted_place(given)
         question = given["question"] if place is None else f"{given['question']} ({_words(place)})"
         assert self.looker is not None
-        seen = _told(lambda: Vlm(model=self.looker, seconds=self.seconds).answer(question, book))
-        if place is not None and asked_place(question, book) is None:
-            raise ToolError("that place cannot be cut out of the pictures")
+        vlm = Vlm(model=self.looker, seconds=self.seconds)
+        seen = _told(lambda: vlm.answer(question, book, place=place))
         if not seen.answered:
             raise ToolError(seen.text)
         return [*_sayings("look", seen.text, book, list(seen.facts), place), *seen.facts]

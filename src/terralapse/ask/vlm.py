@@ -221,8 +221,15 @@ class Vlm:
             model = ChatModel(vlm, sees=True, device=device)
         self._model = model
 
-    def answer(self, question: str, book: Book, history: Sequence[tuple[str, Answer]] = ()) -> Answer:
-        """The verified answer to a question.
+    def answer(
+        self,
+        question: str,
+        book: Book,
+        history: Sequence[tuple[str, Answer]] = (),
+        place: str | None = None,
+    ) -> Answer:
+        """The verified answer to a question. `place` (`ninth.north`, `object.1`) is cut out; where None, the one
+        that the question names.
 
         Raises:
             FileMissingError, UnreadableFileError: the run has no pictures.
@@ -236,7 +243,7 @@ class Vlm:
         facts = bearing(own, book)
         pictures = _pictures(book)
         views = [view_of(pictures, book)]
-        place = asked_place(question, book)
+        place = place or asked_place(question, book)
         if place is not None:
             views.append(view_of(pictures, book, place))
         parts, images = self._build(views)

@@ -13,6 +13,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from PIL import Image
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
@@ -123,7 +124,7 @@ class RunPictures:
         """The later date with what changed drawn over it, uint8 [h, w, 3], whole or inside a window."""
         with _quiet(), rasterio.open(self.folder / "change.tif") as file:
             shape = self.before.shape[:2]
-            changed = file.read(1, out_shape=shape, resampling=rasterio.enums.Resampling.nearest) == 1
+            changed = file.read(1, out_shape=shape, resampling=Resampling.nearest) == 1
         layer = change_layer(changed.astype(np.float32))
         alpha = layer[..., 3:] / 255.0
         drawn = (self.after * (1 - alpha) + layer[..., :3] * alpha).round().astype(np.uint8)

@@ -206,6 +206,11 @@ class Vision(nn.Module):
             nn.LayerNorm(wide), nn.Linear(wide, size.width), nn.GELU(), nn.Linear(size.width, size.width)
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """One of the connector, for its type and device."""
+        return self.mlp1.get_parameter("1.weight")
+
     def see(self, images: Tensor) -> Tensor:
         """Patch tokens [B, T, C] of images [B, 3, H, W]; the class token is dropped."""
         return self.vision_model(images)[:, 1:]
@@ -303,7 +308,7 @@ class EarthDialSystem:
     def look(self, dates: Sequence[np.ndarray | Tensor], scaling: str = "rgb") -> list[Tensor]:
         """Visual tokens [N, D] of each date; the dates share the number of tiles."""
         most = max(1, self.network.size.most_tiles // max(1, len(dates)))
-        weight = self.network.mlp1[1].weight
+        weight = self.network.weight
         with torch.inference_mode():
             return [
                 self.network(self.tiles(d, scaling, most).to(weight), self.pooling).flatten(0, 1)
@@ -321,12 +326,10 @@ class EarthDialSystem:
         """The likeliest answer to a question (see `prompt`) on images [C, H, W], one a date, in order."""
         seen = self.look(dates, scaling)
         text = talk(question, [len(s) for s in seen], history)
-        device = seen[0].device if seen else self.network.mlp1[1].weight.device
+        device = seen[0].device if seen else self.network.weight.device
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=True).input_ids.to(device)
         with torch.inference_mode():
-            visual = (
-                torch.cat(seen) if seen else self.network.mlp1[1].weight.new_zeros(0, self.network.size.width)
-            )
+            visual = torch.cat(seen) if seen else self.network.weight.new_zeros(0, self.network.size.width)
             embedded = self.network.embed(ids, self._marks[CONTEXT], visual)
             wrote = self.network.language_model.generate(
                 inputs_embeds=embedded,
