@@ -111,8 +111,9 @@ class Kit:
         place = _wanted_place(given)
         pictures = _told(lambda: _open(book))
         before, after = _told(lambda: _cut(pictures, place))
-        assert self.describer is not None
-        said = _told(lambda: self.describer(before, after))  # type: ignore[misc]
+        describe = self.describer
+        assert describe is not None
+        said = _told(lambda: describe(before, after))
         facts = [f for k, f in book.facts.items() if k.startswith(("class.", "classes", "area.", "share."))]
         found = _sayings("caption", f"{said[:1].upper()}{said[1:]}.", book, facts, place)
         if not found:

@@ -209,8 +209,8 @@ def _sentence(
 
 def _own(fact: Fact) -> bool:
     """Whether a text is the library's: warnings may hold what came with an image, and what a model says of a
-    picture is only said; they prove nothing."""
-    return not fact["id"].startswith(("warning.", "zones", "look.", "caption."))
+    picture, or the name of a file, is only said; they prove nothing."""
+    return not fact["id"].startswith(("warning.", "zones", "look.", "caption.", "map."))
 
 
 def _quotes(text: str, fact: Fact) -> bool:

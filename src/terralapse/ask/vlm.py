@@ -228,8 +228,8 @@ class Vlm:
         history: Sequence[tuple[str, Answer]] = (),
         place: str | None = None,
     ) -> Answer:
-        """The verified answer to a question. `place` (`ninth.north`, `object.1`) is cut out; where None, the one
-        that the question names.
+        """The verified answer to a question. `place` (`ninth.north`, `object.1`) is cut out; where None, the
+        one that the question names.
 
         Raises:
             FileMissingError, UnreadableFileError: the run has no pictures.
