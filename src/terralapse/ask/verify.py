@@ -310,8 +310,8 @@ def _fits(fact: Fact, about: About, text: str, said: dict[str, dict[str, frozens
 
 def _says(fact: Fact, text: str) -> bool:
     """Whether a sentence says the words without which the fact means something else: the name of an index."""
-    words = set(plain(text))
-    return all(word in words for word in fact.get("says", ()))
+    wanted = fact.get("says", ())
+    return not wanted or set(wanted) <= set(plain(text))
 
 
 def supports(fact: Fact, claim: Claim) -> bool:
