@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ask_hostile import HOSTILE
 from model_server import lines, says, serve
 from terralapse.ask import Conversation
 from terralapse.ask.agent import Agent
@@ -55,35 +56,6 @@ def test_sums_come_from_a_tool_and_are_facts(zones: Path) -> None:
     answer, _, _ = ask(script, zones)
     assert answer.text == said
     assert answer.facts[0]["sources"] == ids
-
-
-HOSTILE = {
-    "invented number": "About 999 ha changed.",
-    "invented count": "There are 500 objects.",
-    "count in words": "There are twelve objects.",
-    "compared for changed": "7.52 km² changed.",
-    "another place": "41.6 ha changed in the northern third.",
-    "another unit": "41.6 km² changed.",
-    "a class": "41.6 ha of forest was lost.",
-    "a thing": "A hospital was hit.",
-    "a date": "It changed on 4 July 2021.",
-    "a year": "Most of it changed in 2019.",
-    "a name": "The village of Springfield changed by 41.6 ha.",
-    "a direction": "The change increased.",
-    "denial": "No change was found.",
-    "no": "No.",
-    "a fraction": "Half of the scene changed.",
-    "scientific": "4.16e9 m² changed.",
-    "percent": "It is 53 percent of what was compared.",
-    "damage": "8 buildings were destroyed.",
-    "a distance": "The two largest objects are 5 km apart.",
-    "a probability": "I am sure with a probability of 0.99.",
-    "a place for the largest": "The largest object lies in the south-west.",
-    "a number in bold": "**999** ha changed.",
-    "cannot, but": "I cannot tell from this, but about 999 ha burnt.",
-    "coordinates": "The place is around 12.34567° N, 98.76543° E.",
-    "money": "The loss is 3 million dollars.",
-}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -262,9 +234,11 @@ def test_settings_that_cannot_work_are_refused(
         Conversation(zones, "agent", **settings)
 
 
-def test_vlm_is_refused_as_not_there(zones: Path) -> None:
-    with pytest.raises(SettingError, match="not part of this version"):
-        Conversation(zones, "vlm")
+def test_settings_of_another_answerer_are_refused(zones: Path) -> None:
+    with pytest.raises(SettingError, match="are settings of the vlm"):
+        Conversation(zones, "agent", llm="m", parser="json")
+    with pytest.raises(SettingError, match="are settings of the agent or vlm"):
+        Conversation(zones, device="cpu")
 
 
 def test_every_tool_answers_or_says_why(zones: Path, classes: Path) -> None:

@@ -78,7 +78,12 @@ def test_a_chat_outlives_an_endpoint_that_fails(
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--answerer", "vlm"], "not part of this version"),
+        (["--answerer", "vlm"], "needs a vision-language model"),
+        (["--answerer", "vlm", "--vlm", "owner/name"], "pins no commit"),
+        (["--answerer", "agent", "--llm", "m", "--llm-folder", "f"], "--llm one behind an endpoint"),
+        (["--answerer", "agent", "--llm-folder", "no/such/folder"], "is not there"),
+        (["--vlm", "f"], "settings of the agent or vlm"),
+        (["--answerer", "vlm", "--maps", "m"], "settings of the agent"),
         (["--answerer", "oracle"], "is not known"),
         (["--llm", "m"], "settings of the agent"),
         (["--answerer", "agent", "--llm", "m"], "needs a language model"),

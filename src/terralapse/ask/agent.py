@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
 from terralapse.ask.endpoint import Endpoint
-from terralapse.ask.language import plain
 from terralapse.ask.parse import MOST
+from terralapse.ask.spoken import faults, supported
 from terralapse.ask.tools import TOOLS, ToolError, call, shown
-from terralapse.ask.verify import Problem, about_fact, mentions, problems, sentences, supports, verified
+from terralapse.ask.tools_look import Kit
+from terralapse.ask.verify import Problem
 from terralapse.errors import EndpointError, SettingError
 
 _TURNS = 4  # of the talk before, that the model sees
@@ -34,24 +33,41 @@ _RETRY = (
     "These statements are supported by no fact that you have read: {list}. Read the facts with your tools "
     "and write the whole answer again without them, or say: I cannot tell from this."
 )
-_YES_NO = re.compile(r"^\W*(yes|no)\b", re.I)
+
+
+class Brain(Protocol):
+    """What the agent asks: `chat` gives the reply of the chat-completions protocol to a request."""
+
+    def chat(self, body: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The reply within `seconds`."""
+        ...
 
 
 class Agent:
-    """A language model behind an OpenAI-compatible endpoint.
+    """A language model behind an OpenAI-compatible endpoint, or on this machine.
 
     Args:
         base_url, api_key: of the endpoint; else OPENAI_BASE_URL and OPENAI_API_KEY.
         llm: the name of the model.
+        llm_folder: in place of an endpoint: the folder of a model of `transformers`, or its pinned name (see
+            `terralapse.layers.chat_models.model_folder`).
+        brain: in place of both: anything with the `chat` of `terralapse.ask.endpoint.Endpoint`.
+        device: where a model on this machine runs.
         seconds: for one question, all of its requests together.
         timeout: for one request.
         steps: requests for one question.
         tokens: for one question, those read and written, as the endpoint counts them (else four characters
             count as one).
         cache: the folder of replies; `default` takes the user's own cache, None keeps none.
+        vlm: a vision-language model, as `llm_folder`, that the agent may have look at places.
+        caption_weights: of a system that writes sentences about pairs (`change-agent/mci`), and
+            caption_vocabulary its words: then the agent may ask it for one.
+        maps: a folder that the agent may draw maps into.
+        kit: in place of these: what the tools may use.
 
     Raises:
-        SettingError: no address or no model.
+        SettingError: no address or no model, or both kinds of model.
+        And what `terralapse.layers.chat_models.ChatModel` raises.
     """
 
     def __init__(
@@ -59,19 +75,40 @@ class Agent:
         base_url: str | None = None,
         llm: str | None = None,
         api_key: str | None = None,
+        llm_folder: Path | str | None = None,
+        brain: Brain | None = None,
+        device: str = "auto",
         seconds: float = 120.0,
         timeout: float = 60.0,
         steps: int = 8,
         tokens: int = 60_000,
         cache: Path | str | None = "default",
+        vlm: Path | str | None = None,
+        caption_weights: Path | str | None = None,
+        caption_vocabulary: Path | str | None = None,
+        maps: Path | str | None = None,
+        kit: Kit | None = None,
     ) -> None:
-        if not llm:
+        self.seconds, self.steps, self.tokens = seconds, steps, tokens
+        self.llm = llm or str(llm_folder or "")
+        if llm_folder is not None and (llm or base_url):
             raise SettingError(
-                "llm", "is not given, and the agent needs the name of a model", "Give --llm NAME."
+                "llm-folder", "is a model here, and --llm one behind an endpoint", "Give one of them."
             )
-        self.llm, self.seconds, self.steps, self.tokens = llm, seconds, steps, tokens
+        if brain is None and llm_folder is not None:
+            from terralapse.ask.local import LocalBrain
+            from terralapse.layers.chat_models import ChatModel
+
+            brain = LocalBrain(ChatModel(llm_folder, device=device))
+        if brain is None and not llm:
+            raise SettingError(
+                "llm",
+                "is not given, and the agent needs the name of a model",
+                "Give --llm NAME, or --llm-folder for a model on this machine.",
+            )
         folder = _own_cache() if cache == "default" else None if cache is None else Path(cache)
-        self.endpoint = Endpoint(base_url, api_key, timeout, folder)
+        self.brain: Brain = brain or Endpoint(base_url, api_key, timeout, folder)
+        self.kit = kit or _kit(vlm, caption_weights, caption_vocabulary, maps, device)
 
     def answer(self, question: str, book: Book, history: Sequence[tuple[str, Answer]] = ()) -> Answer:
         """The verified answer to a question.
@@ -118,6 +155,7 @@ class _Run:
         self._messages.append({"role": "user", "content": question})
         self._end = time.monotonic() + agent.seconds
         self._steps, self._tokens = agent.steps, agent.tokens
+        self._more = agent.kit.tools()
         self.facts: dict[str, Fact] = {}
 
     def add(self, message: dict[str, Any]) -> None:
@@ -138,12 +176,12 @@ class _Run:
             body = {
                 "model": self._agent.llm,
                 "messages": self._messages,
-                "tools": [t.as_function() for t in TOOLS.values()],
+                "tools": [t.as_function() for t in (*TOOLS.values(), *self._more.values())],
                 "temperature": 0,
                 "max_tokens": 800,
             }
             try:
-                reply = self._agent.endpoint.chat(body, self._end - time.monotonic())
+                reply = self._agent.brain.chat(body, self._end - time.monotonic())
             except EndpointError:
                 if first is None:
                     raise
@@ -184,7 +222,7 @@ class _Run:
         self.add({"role": "assistant", "content": text[:_LONGEST] or None, "tool_calls": clean})
         for one in clean:
             try:
-                found = call(one["function"]["name"], one["function"]["arguments"], self._book)
+                found = call(one["function"]["name"], one["function"]["arguments"], self._book, self._more)
                 self.facts |= {f["id"]: f for f in found}
                 said = shown(found)
             except ToolError as error:
@@ -201,62 +239,32 @@ class _Run:
     # --- what it said --------------------------------------------------------------------------------
     def problems(self, text: str) -> list[Problem]:
         """What is not supported by the facts that the model has read."""
-        found = problems(text, self.facts.values(), self._book, self._question)
-        return found + self._polarity(text)
-
-    def _polarity(self, text: str) -> list[Problem]:
-        """A yes that is a no by the facts, or the other way round."""
-        said = _YES_NO.match(text)
-        if said is None:
-            return []
-        from terralapse.ask.rules import answer
-
-        own, _ = answer(self._question, self._book)
-        values = own.value if isinstance(own.value, list) else [own.value]
-        truth = next((v for v in values if isinstance(v, bool)), None)
-        wrong = own.answered and truth is not None and truth != (said[1].lower() == "yes")
-        bare = truth is None and len(plain(sentences(text)[0])) == 1
-        unknown = not own.answered and own.reason != "not-understood"
-        return [Problem("direction", said[1], sentences(text)[0])] if wrong or bare or unknown else []
+        return faults(text, self.facts.values(), self._book, self._question)
 
     def verified(self, text: str) -> Answer:
         """The answer with what is supported, and the facts that support it."""
-        wrong = {p.sentence for p in self._polarity(text)}
-        kept = " ".join(s for s in sentences(text) if s not in wrong)
-        draft = Answer(text=kept, facts=tuple(self.facts.values()), answerer="agent", kind="agent")
-        found = verified(draft, self._book, self._question)
-        if found.reason == "not-supported":
-            return found
-        cited = self._cited(found.text)
-        overlay: list[dict[str, Any]] = []
-        for fact in cited:
-            if fact["evidence"] not in overlay and not {"file", "table"} & set(fact["evidence"]):
-                overlay.append(fact["evidence"])
-        unknown = bool(re.match(r"i cannot tell", found.text, re.I))
-        state = {"understood": None, "evidence": None, "statement": "verified against the facts cited"}
-        return replace(
-            found,
-            facts=cited,
-            overlay=tuple(overlay),
-            answered=not unknown,
-            reason="model-cannot-tell" if unknown else None,
-            confidence=state | {k: v for k, v in found.confidence.items() if k == "left_out"},
-        )
+        return supported(text, self.facts, self._book, self._question, "agent")
 
-    def _cited(self, text: str) -> tuple[Fact, ...]:
-        """Of the facts that were read those that the text rests on."""
-        kept: dict[str, Fact] = {}
-        for sentence in sentences(text):
-            told = claims(sentence)
-            said = mentions(sentence, self._book)
-            named = frozenset().union(*(n for kind in said.values() for n in kind.values()))
-            for key, fact in self.facts.items():
-                about = about_fact(fact, self._book)
-                of = about.classes | about.places | about.grades
-                if any(supports(fact, c) for c in told) or (not told and of & named):
-                    kept[key] = fact
-        enough = not problems(text, kept.values(), self._book, self._question)
-        return tuple(kept.values()) if enough else tuple(self.facts.values())
+
+def _kit(
+    vlm: Path | str | None,
+    weights: Path | str | None,
+    vocabulary: Path | str | None,
+    maps: Path | str | None,
+    device: str,
+) -> Kit:
+    looker = describer = None
+    if vlm is not None:
+        from terralapse.layers.chat_models import ChatModel
+
+        looker = ChatModel(vlm, sees=True, device=device)
+    if weights is not None:
+        from terralapse.engine.captioning import describer_of
+
+        describer = describer_of("change-agent/mci", weights, vocabulary)
+    elif vocabulary is not None:
+        raise SettingError("caption-vocabulary", "is given without weights", "Add --caption-weights FILE.")
+    return Kit(looker, describer, None if maps is None else Path(maps))
 
 
 def _listed(found: list[Problem]) -> str:

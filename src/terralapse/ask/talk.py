@@ -15,9 +15,16 @@ from terralapse.errors import SettingError
 
 if TYPE_CHECKING:
     from terralapse.ask.agent import Agent
+    from terralapse.ask.vlm import Vlm
 
-ANSWERERS = ("rules", "agent")
-_VLM = "vlm"
+ANSWERERS = ("rules", "agent", "vlm")
+# Settings of one answerer that the other does not take.
+_ONLY = {
+    "base_url": "agent", "llm": "agent", "api_key": "agent", "llm_folder": "agent", "brain": "agent",
+    "steps": "agent", "timeout": "agent", "cache": "agent", "caption_weights": "agent",
+    "caption_vocabulary": "agent", "maps": "agent", "kit": "agent", "inputs": "vlm", "parser": "vlm",
+    "model": "vlm",
+}  # fmt: skip
 
 
 class Conversation:
@@ -25,47 +32,48 @@ class Conversation:
 
     Args:
         folder: of a run of `terralapse change` or `terralapse series`.
-        answerer: `rules` (offline), or `agent` (a language model behind an endpoint that you name).
-        agent: for `agent`, its settings: `base_url`, `llm`, `api_key`, and the limits of
-            `terralapse.ask.agent.Agent`.
+        answerer: `rules` (offline), `agent` (a language model behind an endpoint that you name, or on this
+            machine) or `vlm` (a vision-language model on this machine, which sees the images).
+        settings: those of `terralapse.ask.agent.Agent` or of `terralapse.ask.vlm.Vlm`.
 
     Raises:
         SettingError: an answerer that there is not, or settings that it does not take.
         FileMissingError, UnreadableFileError: no finished run, or damaged facts.
     """
 
-    def __init__(self, folder: str | Path, answerer: str = "rules", **agent: Any) -> None:
-        if answerer == _VLM:
-            raise SettingError(
-                "answerer vlm",
-                "is not part of this version: nothing here reads pixels yet",
-                "Use rules or agent.",
-            )
+    def __init__(self, folder: str | Path, answerer: str = "rules", **settings: Any) -> None:
         if answerer not in ANSWERERS:
-            raise SettingError(f"answerer {answerer}", "is not known", f"Use {' or '.join(ANSWERERS)}.")
-        if answerer == "rules" and any(v is not None for v in agent.values()):
+            raise SettingError(f"answerer {answerer}", "is not known", f"Use {', '.join(ANSWERERS)}.")
+        given: dict[str, Any] = {k: v for k, v in settings.items() if v is not None or k == "cache"}
+        strange = [k for k in given if _ONLY.get(k, answerer) != answerer or answerer == "rules"]
+        strange = [k for k in strange if given[k] is not None]
+        if strange:
+            whose = _ONLY.get(strange[0], "agent or vlm")
             raise SettingError(
-                ", ".join(k for k, v in agent.items() if v is not None),
-                "are settings of the agent",
-                "Add --answerer agent.",
+                ", ".join(strange), f"are settings of the {whose}", f"Add --answerer {whose.split()[0]}."
             )
         self.book = Book.open(folder)
         self.answerer = answerer
         self.history: list[tuple[str, Answer]] = []
         self._last: Before | None = None
-        self._agent: Agent | None = None
+        self._model: Agent | Vlm | None = None
         if answerer == "agent":
             from terralapse.ask.agent import Agent
 
-            self._agent = Agent(**{k: v for k, v in agent.items() if v is not None})
+            self._model = Agent(**given)
+        if answerer == "vlm":
+            from terralapse.ask.vlm import Vlm
+
+            self._model = Vlm(**given)
 
     def ask(self, question: str) -> Answer:
         """The answer to the next question.
 
         Raises:
             EndpointError: the language model cannot be reached or does not answer as one.
+            ModelInputError: a model on this machine cannot read so long a talk.
         """
-        if self._agent is None:
+        if self._model is None:
             choice = divide(question)
             asked = question if choice is None else choice.stem
             answer, self._last = by_rules(asked, self.book, self._last)
@@ -73,11 +81,11 @@ class Conversation:
             if choice is not None:
                 answer = choose(choice, answer, self.book)
         else:
-            answer = self._agent.answer(question, self.book, self.history)
+            answer = self._model.answer(question, self.book, self.history)
         self.history.append((question, answer))
         return answer
 
 
-def ask(folder: str | Path, question: str, answerer: str = "rules", **agent: Any) -> Answer:
+def ask(folder: str | Path, question: str, answerer: str = "rules", **settings: Any) -> Answer:
     """One question about a run; see `Conversation`."""
-    return Conversation(folder, answerer, **agent).ask(question)
+    return Conversation(folder, answerer, **settings).ask(question)

@@ -1,14 +1,15 @@
 """The library's functions as typed tools for a language model: each gives facts and nothing else.
 
-Arguments are checked against a JSON schema before a tool runs; no tool runs text of the model, writes a file
-or reaches the network.
+Arguments are checked against a JSON schema before a tool runs; no tool here runs text of the model, writes a
+file or reaches the network. Those that go back to the images are in `terralapse.ask.tools_look`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from terralapse.ask.answer import Fact
@@ -43,15 +44,17 @@ class Tool:
         }
 
 
-def call(name: str, arguments: str, book: Book) -> list[Fact]:
-    """Runs a tool by its name with arguments as JSON text.
+def call(
+    name: str, arguments: str, book: Book, more: Mapping[str, Tool] = MappingProxyType({})
+) -> list[Fact]:
+    """Runs a tool by its name with arguments as JSON text; `more` are tools beside those of every run.
 
     Raises:
         ToolError: no such tool, arguments that are no JSON or not of its schema, or facts that there are not.
     """
-    tool = TOOLS.get(name)
+    tool = TOOLS.get(name) or more.get(name)
     if tool is None:
-        raise ToolError(f"there is no tool {name[:60]!r}; there are {', '.join(TOOLS)}")
+        raise ToolError(f"there is no tool {name[:60]!r}; there are {', '.join([*TOOLS, *more])}")
     try:
         given = json.loads(arguments or "{}")
     except (ValueError, RecursionError) as error:
@@ -95,14 +98,15 @@ def _summary(book: Book, _given: dict[str, Any]) -> list[Fact]:
     return _wanted(book, list(dict.fromkeys(k for s in book.summary for k in s["facts"])))
 
 
-def _place(given: dict[str, Any]) -> str:
+def place_key(given: dict[str, Any]) -> str:
+    """`ninth.north` or `part.north` of the place that a call names."""
     name = given["place"]
     return f"part.{name.removesuffix(' third')}" if name.endswith(" third") else f"ninth.{name}"
 
 
 def _area(book: Book, given: dict[str, Any]) -> list[Fact]:
     if "place" in given:
-        key = _place(given)
+        key = place_key(given)
         return _wanted(book, [f"{key}.{k}" for k in ("changed", "share", "observed", "objects", "part")])
     return _wanted(
         book,
@@ -117,7 +121,7 @@ def _count(book: Book, given: dict[str, Any]) -> list[Fact]:
     if "unit" in given and book.unit == "m2":
         scale = AREAS[given["unit"]][0]
         least, most = (None if v is None else v * scale for v in (least, most))
-    key = None if "place" not in given else _place(given)
+    key = None if "place" not in given else place_key(given)
     source = "object.count" if key is None else f"{key}.objects"
     if least is None and most is None:
         return _wanted(book, [source, "object.minimum"])
@@ -207,7 +211,8 @@ def _calculate(book: Book, given: dict[str, Any]) -> list[Fact]:
     return [found]
 
 
-def _schema(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+def schema(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    """The JSON schema of arguments of these properties and no others."""
     return {
         "type": "object",
         "properties": properties,
@@ -216,25 +221,25 @@ def _schema(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]
     }
 
 
-_PLACE = {"enum": [*NINTHS, *(f"{p} third" for p in PARTS)]}
+PLACE = {"enum": [*NINTHS, *(f"{p} third" for p in PARTS)]}
 _IDS = {"type": "array", "items": {"type": "string", "maxLength": 120}, "minItems": 1, "maxItems": 20}
 _NUMBER = {"type": "number", "minimum": 0, "maximum": 1e15}
 
 TOOLS: dict[str, Tool] = {
     t.name: t
     for t in (
-        Tool("summary", "The main facts of the run.", _schema(), _summary),
-        Tool("changed_area", "Changed area and share, in all or in a place.", _schema(place=_PLACE), _area),
+        Tool("summary", "The main facts of the run.", schema(), _summary),
+        Tool("changed_area", "Changed area and share, in all or in a place.", schema(place=PLACE), _area),
         Tool(
             "count_objects",
             "How many objects of change there are, of a size and in a place.",
-            _schema(least_area=_NUMBER, most_area=_NUMBER, unit={"enum": list(AREAS)}, place=_PLACE),
+            schema(least_area=_NUMBER, most_area=_NUMBER, unit={"enum": list(AREAS)}, place=PLACE),
             _count,
         ),
         Tool(
             "objects",
             "Area, place, probability and distances of the largest objects; sizes of all.",
-            _schema(
+            schema(
                 numbers={
                     "type": "array",
                     "items": {"type": "integer", "minimum": 1, "maximum": 10},
@@ -244,49 +249,49 @@ TOOLS: dict[str, Tool] = {
             ),
             _objects,
         ),
-        Tool("where", "In which ninths of the scene the change lies.", _schema(), _where),
-        Tool("zones", "Changed area and share by zone or square.", _schema(), _zones),
+        Tool("where", "In which ninths of the scene the change lies.", schema(), _where),
+        Tool("zones", "Changed area and share by zone or square.", schema(), _zones),
         Tool(
             "classes",
             "What was lost and gained by class.",
-            _schema(name={"type": "string", "maxLength": 60}),
+            schema(name={"type": "string", "maxLength": 60}),
             _classes,
         ),
-        Tool("transitions", "From which class to which.", _schema(), _transitions),
+        Tool("transitions", "From which class to which.", schema(), _transitions),
         Tool(
             "damage",
             f"Buildings by grade of damage: {', '.join(GRADES)}.",
-            _schema(),
+            schema(),
             _starting("damage."),
         ),
-        Tool("dates", "Dates and sensors.", _schema(), _starting("date.", "sensor.", "series.dates")),
+        Tool("dates", "Dates and sensors.", schema(), _starting("date.", "sensor.", "series.dates")),
         Tool(
             "years",
             "Of a series: what broke by year and by half, the first and the last break, its pace.",
-            _schema(),
+            schema(),
             _starting("year.", "break.", "rate.", "half.", "trend."),
         ),
-        Tool("confidence", "How sure the result is.", _schema(), _starting("confidence.", "area.expected")),
+        Tool("confidence", "How sure the result is.", schema(), _starting("confidence.", "area.expected")),
         Tool(
-            "masked", "What could not be compared, and why.", _schema(), _starting("masked.", "share.masked")
+            "masked", "What could not be compared, and why.", schema(), _starting("masked.", "share.masked")
         ),
         Tool(
             "about",
             "Model, grid, alignment and warnings.",
-            _schema(),
+            schema(),
             _starting("model.", "grid.", "alignment.", "warning."),
         ),
         Tool(
             "calculate",
             "Sum, difference or ratio of facts of one unit.",
-            _schema(("ids", "how"), ids=_IDS, how={"enum": ["sum", "difference", "ratio"]}),
+            schema(("ids", "how"), ids=_IDS, how={"enum": ["sum", "difference", "ratio"]}),
             _calculate,
         ),
-        Tool("facts", "Facts by their ids.", _schema(("ids",), ids=_IDS), lambda b, g: _wanted(b, g["ids"])),
+        Tool("facts", "Facts by their ids.", schema(("ids",), ids=_IDS), lambda b, g: _wanted(b, g["ids"])),
         Tool(
             "ask_rules",
             "The facts that answer a plain question, found without a model.",
-            _schema(("question",), question={"type": "string", "minLength": 1, "maxLength": 300}),
+            schema(("question",), question={"type": "string", "minLength": 1, "maxLength": 300}),
             _rules,
         ),
     )

@@ -218,8 +218,9 @@ def _sentence(
 
 
 def _own(fact: Fact) -> bool:
-    """Whether a text is the library's: warnings may hold what came with an image, and prove nothing."""
-    return not fact["id"].startswith(("warning.", "zones"))
+    """Whether a text is the library's: warnings may hold what came with an image, and what a model says of a
+    picture, or the name of a file, is only said; they prove nothing."""
+    return not fact["id"].startswith(("warning.", "zones", "look.", "caption.", "map."))
 
 
 def _quotes(text: str, fact: Fact) -> bool:
@@ -302,6 +303,8 @@ def _unknowing(text: str, book: Book, allowed: str) -> list[Problem]:
 def _fits(fact: Fact, about: About, text: str, said: dict[str, dict[str, frozenset[str]]]) -> bool:
     """Whether a fact is about what a sentence is about."""
     named = {kind: frozenset().union(*said[kind].values()) for kind in said}
+    if not _says(fact, text):
+        return False
     if about.classes and not about.classes & named["classes"] and not fact["id"].startswith("damage."):
         return False
     if about.grades and not about.grades & named["grades"] and "any" not in about.grades:
@@ -313,6 +316,12 @@ def _fits(fact: Fact, about: About, text: str, said: dict[str, dict[str, frozens
         return False
     spoken = {tag for tag, words in _ABOUT.items() if words.search(text)}
     return not about.tags or not spoken or bool(about.tags & spoken)
+
+
+def _says(fact: Fact, text: str) -> bool:
+    """Whether a sentence says the words without which the fact means something else: the name of an index."""
+    wanted = fact.get("says", ())
+    return not wanted or set(wanted) <= set(plain(text))
 
 
 def supports(fact: Fact, claim: Claim) -> bool:
@@ -386,7 +395,8 @@ def _directions(
     """Growth, shrinkage and "nothing changed" against the facts."""
     found = []
     named = frozenset().union(*said["classes"].values())
-    net = [f for f in cited if f["id"].endswith(".net") and (not named or about[f["id"]].classes & named)]
+    net = [f for f in cited if f["id"].endswith(".net") and _says(f, text)]
+    net = [f for f in net if f.get("says") or not named or about[f["id"]].classes & named]
     for pattern, sign in ((_UP, 1), (_DOWN, -1)):
         word = pattern.search(text)
         if word and not text.lower().startswith("no") and not any(sign * f["value"] > 0 for f in net):

@@ -68,19 +68,6 @@ _CARDS = (
         limits=("The data is non-commercial.", "Training code was never released."),
     ),
     Card(
-        slug="earthdial",
-        title="EarthDial: Turning Multi-sensory Earth Observations to Interactive Dialogues",
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary="A dialogue model for optical, multispectral and SAR images of one or several dates.",
-        year=2024,
-        paper="arXiv:2412.15190",
-        repository="https://github.com/hiyamdebary/EarthDial",
-        inputs=Inputs(dates=0),
-        licences=Licences(code="MIT"),
-        checkpoints="Hugging Face akshaydudhane/EarthDial_4B_{RGB,MS,Methane_UHI}",
-    ),
-    Card(
         slug="gaia",
         title=(
             "GAIA: A Global, Multi-modal, Multi-scale Vision-Language Dataset for Remote Sensing Image "
