@@ -1,15 +1,15 @@
 """ChangeChat-105k: instructions on the pairs of LEVIR-CC in six types, as released and by its rules.
 
-Source: Deng et al., ChangeChat (arXiv:2409.08582), and DeltaVLM (arXiv:2507.22346); annotations `hlwu/changechat-105k`
-on the Hugging Face hub (CC BY 4.0). A file is a list of records: `{id, image: [before, after], changeflag,
-conversations: [{from: human or gpt, value}]}`; that of the captions of test has `{image_A, image_B, captions,
-changeflag}`. Paths of images are relative to the folder `images` of LEVIR-MCI.
+Source: Deng et al., ChangeChat (arXiv:2409.08582), and DeltaVLM (arXiv:2507.22346); annotations
+`hlwu/changechat-105k` on the Hugging Face hub (CC BY 4.0). A file is a list of records `{id, image: [before,
+after], changeflag, conversations: [{from: human or gpt, value}]}`; that of the captions of test has
+`{image_A, image_B, captions, changeflag}`. Paths of images are relative to the folder `images` of LEVIR-MCI.
 
-A talk of n turns becomes n turns with their histories. Open questions and answers were written by a language model
-and cannot be made again; everything else follows from captions and masks (`MadeChangeChat`). Two rules of theirs are
-not established and are ours: what counts as one road or building is a part of the mask of more than five pixels,
-connected by sides or corners, and a cell of the 3 x 3 grid is named when it holds more than five pixels of such
-parts. Answers have the form of the released ones.
+A talk of n turns becomes n turns with their histories. Open questions and answers were written by a language
+model and cannot be made again; everything else follows from captions and masks (`MadeChangeChat`). Two rules
+of theirs are not established and are ours: what counts as one road or building is a part of the mask of more
+than five pixels, connected by sides or corners, and a cell of the 3 x 3 grid is named when it holds more
+than five pixels of such parts. Answers have the form of the released ones.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ PROMPTS = {
     CAPTION: "Please briefly describe the changes in these two images.",
     BINARY: "Please judge whether these two images have changed. Please answer yes or no.",
     COUNT: "Please determine how many roads and buildings have changed?",
-    PLACE: "Please indicate the locations where changes have occurred in the buildings and roads, using a 3x3 grid "
-    "(namely, 'top', 'center', and 'bottom' vertically and 'left', 'center', 'right' horizontally).",
+    PLACE: "Please indicate the locations where changes have occurred in the buildings and roads, using a "
+    "3x3 grid (namely, 'top', 'center', and 'bottom' vertically and 'left', 'center', 'right' horizontally).",
 }
 TALK_PROMPTS = {
     BINARY: PROMPTS[BINARY],
@@ -139,8 +139,8 @@ class ChangeChat:
         root: the folder with `changechat_105k_<split>.json`.
         split: one of `FILES`, or the name of a file in `root` without `.json`.
         images: the folder that the paths of images start from; by default `images` in `root`.
-        prefix: whether single turns begin with `q:`. By default as in the released code: in training and in talks,
-            and not where single turns are tested.
+        prefix: whether single turns begin with `q:`. By default as in the released code: in training and in
+            talks, and not where single turns are tested.
         gsd: in metres.
         title: for tables.
 
@@ -290,8 +290,8 @@ def made_records(
     seed: int = 0,
     test: bool = False,
 ) -> list[dict[str, Any]]:
-    """The records of one pair by the rules, in the released form: a caption for each sentence (in a test one record
-    with all of them), yes or no, counts, places, and a talk of three turns, whose caption is drawn.
+    """The records of one pair by the rules, in the released form: a caption for each sentence (in a test one
+    record with all of them), yes or no, counts, places, and a talk of three turns, whose caption is drawn.
 
     Whether the pair has changed is what the first sentence says. The same name and seed always give the same.
 
@@ -339,7 +339,8 @@ def made_records(
 class MadeChangeChat:
     """Instructions on the pairs of LEVIR-MCI by the rules of ChangeChat, made as they are asked for.
 
-    In training each of the five sentences is a turn of its own; in other splits they are the references of one.
+    In training each of the five sentences is a turn of its own; in other splits they are the references of
+    one.
 
     Args:
         root: the folder of LEVIR-MCI.

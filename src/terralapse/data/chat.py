@@ -1,7 +1,7 @@
 """Instructions about pairs of dates and what is answered: turns of a talk, their texts, and tensors of both.
 
-A data set of instructions has `title`, `scheme`, `kinds` (the types of turns), `names` (of the pair that each turn
-is about), and `turn(number)`, which gives a turn without reading its images.
+A data set of instructions has `title`, `scheme`, `kinds` (the types of turns), `names` (of the pair that
+each turn is about), and `turn(number)`, which gives a turn without reading its images.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DROPPED = re.compile(r"[.!\"()*#:;~]")
 
 
 def plain_text(text: str, words: int | None = WORDS) -> str:
-    """A text as BLIP's captions are prepared: lower case, a blank in place of each of . ! " ( ) * # : ; ~, single
-    blanks, and no more than `words` words (None for all).
+    """A text as BLIP's captions are prepared: lower case, a blank in place of each of . ! " ( ) * # : ; ~,
+    single blanks, and no more than `words` words (None for all).
 
     Both instructions and answers go through it, so that answers lose their colons, and a long talk its end.
     """
@@ -41,8 +41,8 @@ def plain_text(text: str, words: int | None = WORDS) -> str:
 class Turn:
     """An instruction, with all that was said before, and its right answers, of which one is taught.
 
-    `kind` is its type. `changed` says whether the pair has changed, where the data set knows it. `said` is what
-    this turn itself asks, and `number` its place in the talk, from 0 on.
+    `kind` is its type. `changed` says whether the pair has changed, where the data set knows it. `said` is
+    what this turn itself asks, and `number` its place in the talk, from 0 on.
     """
 
     kind: str
@@ -56,8 +56,8 @@ class Turn:
 def with_history(turns: Sequence[tuple[str, str]], instruction: str, prefix: bool = True) -> str:
     """What a network is told: earlier questions with their answers, then the instruction.
 
-    `q: Q1 a: A1 q: Q2 a: A2  q: Q3`, where the last `q:` stands behind two blanks, as in the released code. The
-    first turn has a `q:` only with `prefix`.
+    `q: Q1 a: A1 q: Q2 a: A2  q: Q3`, where the last `q:` stands behind two blanks, as in the released code.
+    The first turn has a `q:` only with `prefix`.
     """
     before = " ".join(f"q: {q} a: {a}" for q, a in turns)
     if not before:
@@ -67,8 +67,8 @@ def with_history(turns: Sequence[tuple[str, str]], instruction: str, prefix: boo
 
 @dataclass(frozen=True)
 class ChatPair:
-    """A turn on two dates. `read` gives the images float32 [2, 3, H, W] in `unit`; `images` are those. `label`
-    reads the mask of changes uint8 [H, W], where the data set has one."""
+    """A turn on two dates. `read` gives the images float32 [2, 3, H, W] in `unit`; `images` are those.
+    `label` reads the mask of changes uint8 [H, W], where the data set has one."""
 
     name: str
     read: Callable[[], np.ndarray]
@@ -105,8 +105,8 @@ def is_chat(dataset: Any) -> TypeGuard[Chats]:
 
 # --- tensors -----------------------------------------------------------------------------------------------
 def squared(images: np.ndarray, side: int) -> np.ndarray:
-    """Images [T, 3, H, W] of 0 to 255 as float32 [T, 3, side, side] of whole numbers, by the bicubic filter of
-    Pillow, which the published networks saw their images through."""
+    """Images [T, 3, H, W] of 0 to 255 as float32 [T, 3, side, side] of whole numbers, by the bicubic filter
+    of Pillow, which the published networks saw their images through."""
     if images.shape[-2:] == (side, side):
         return images.astype(np.float32)
     bytes_ = np.round(images).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
@@ -116,8 +116,8 @@ def squared(images: np.ndarray, side: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ChatEncoding:
-    """How a system wants its data: the `side` of its images in pixels, and after how many `words` texts are cut
-    (None for never)."""
+    """How a system wants its data: the `side` of its images in pixels, and after how many `words` texts are
+    cut (None for never)."""
 
     side: int
     words: int | None = WORDS
@@ -126,9 +126,9 @@ class ChatEncoding:
 class ChatTensors(Dataset[dict[str, Any]]):
     """Turns as what a system answers, in order; what the default collation of torch brings together.
 
-    Keys: `images` float32 [2, 3, S, S] of 0 to 255; `instruction`, a text; `sample` int64, the number of the turn;
-    with `mask` also `label` int64 [H, W], at its own size: 1 where anything changed. Resized images are kept, up to
-    `CACHE_BYTES`.
+    Keys: `images` float32 [2, 3, S, S] of 0 to 255; `instruction`, a text; `sample` int64, the number of the
+    turn; with `mask` also `label` int64 [H, W], at its own size: 1 where anything changed. Resized images
+    are kept, up to `CACHE_BYTES`.
 
     Raises:
         SettingError: masks are asked for, and there are none.
@@ -174,12 +174,12 @@ class ChatTensors(Dataset[dict[str, Any]]):
 
 
 class ChatTraining(Dataset[dict[str, Any]]):
-    """Turns without end, with the key `answer` beside those of `ChatTensors`, in the order and with the promise of
-    `terralapse.data.training.TrainingSet`. Of several answers one is drawn.
+    """Turns without end, with the key `answer` beside those of `ChatTensors`, in the order and with the
+    promise of `terralapse.data.training.TrainingSet`. Of several answers one is drawn.
 
     Raises:
-        SettingError: the data set is empty, masks are asked for and there are none, or the recipe moves, cuts or exchanges what the
-            answers speak of.
+        SettingError: the data set is empty, masks are asked for and there are none, or the recipe moves,
+            cuts or exchanges what the answers speak of.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ class FeatureUnification(nn.Module):
     """Maps [B, C, h, w] of any C to [B, F, h, w]: each channel is filtered with F learned kernels, and these
     compete at every place; the mean over the channels.
 
-    Quirk of the released code: the filtered maps come channel by channel, and are read as if they came filter by
-    filter, so that it is mixtures of both that compete. Weights that were trained so need it.
+    Quirk of the released code: the filtered maps come channel by channel, and are read as if they came
+    filter by filter, so that it is mixtures of both that compete. Weights that were trained so need it.
     """
 
     def __init__(self, filters: int) -> None:
@@ -56,8 +56,8 @@ class Residual(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows of 7 x 7 of a map [B, H, W, C], with a bias for each relative place; the map is
-    filled up with zeros, which are attended to like all others."""
+    """Attention within windows of 7 x 7 of a map [B, H, W, C], with a bias for each relative place; the map
+    is filled up with zeros, which are attended to like all others."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

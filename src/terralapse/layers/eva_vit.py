@@ -1,8 +1,9 @@
-"""EVA-CLIP's plain vision transformer, as BLIP-2 and its kin use it: all tokens, and no norm after the last block.
+"""EVA-CLIP's plain vision transformer, as BLIP-2 and its kin use it: all tokens, and no norm after the last
+block.
 
-Source: Sun et al., "EVA-CLIP: Improved Training Techniques for CLIP at Scale", arXiv:2303.15389, and the vision
-transformer of LAVIS, whose names the parameters have. The class token comes first, positions are a table for
-images of one size, and the keys have no bias.
+Source: Sun et al., "EVA-CLIP: Improved Training Techniques for CLIP at Scale", arXiv:2303.15389, and the
+vision transformer of LAVIS, whose names the parameters have. The class token comes first, positions are a
+table for images of one size, and the keys have no bias.
 """
 
 from __future__ import annotations

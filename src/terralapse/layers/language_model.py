@@ -1,7 +1,9 @@
-"""A causal language model of `transformers` that stays as it is: read safely, spoken to in vectors, never trained.
+"""A causal language model of `transformers` that stays as it is: read safely, spoken to in vectors, never
+trained.
 
-It is the user's own: a folder, or a name of the Hugging Face hub at a pinned commit, in safetensors alone and without
-code of its own. What is given to it before a text are vectors of the width of its embeddings ("soft tokens").
+It is the user's own: a folder, or a name of the Hugging Face hub at a pinned commit, in safetensors alone
+and without code of its own. What is given to it before a text are vectors of the width of its embeddings
+("soft tokens").
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ def transformers() -> Any:
 
 @dataclass(frozen=True)
 class Writing:
-    """How answers are written: by a beam of `beams` (1 is greedy), or drawn with `sample` from the likeliest words
-    that make up `top_p`; `longest` and `least` count the tokens of an answer. The penalty of repetition is that of
-    CTRL, over what the answer has said so far."""
+    """How answers are written: by a beam of `beams` (1 is greedy), or drawn with `sample` from the likeliest
+    words that make up `top_p`; `longest` and `least` count the tokens of an answer. The penalty of
+    repetition is that of CTRL, over what the answer has said so far."""
 
     beams: int = 1
     longest: int = ANSWER
@@ -81,8 +83,8 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Taught:
-    """A batch of texts: `ids` int64 [B, L], `mask` int64 [B, L] of what is text, and `labels` int64 [B, L], which are
-    `IGNORED` but for the tokens of the answers."""
+    """A batch of texts: `ids` int64 [B, L], `mask` int64 [B, L] of what is text, and `labels` int64 [B, L],
+    which are `IGNORED` but for the tokens of the answers."""
 
     ids: Tensor
     mask: Tensor
@@ -90,14 +92,15 @@ class Taught:
 
 
 class LanguageModel:
-    """A model with its tokenizer. Its weights get no gradients and it is always in evaluation; gradients go through
-    it to the soft tokens.
+    """A model with its tokenizer. Its weights get no gradients and it is always in evaluation; gradients go
+    through it to the soft tokens.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer, which names the token of the end.
-        start: what a text begins with: `end`, the token of the end, as in the released code of DeltaVLM, whose
-            tokenizer takes one token for both; or `own`, that of the tokenizer, or none where it has none.
+        start: what a text begins with: `end`, the token of the end, as in the released code of DeltaVLM,
+            whose tokenizer takes one token for both; or `own`, that of the tokenizer, or none where it has
+            none.
 
     Raises:
         SettingError: no such start, or the tokenizer has no token for the end.
@@ -132,8 +135,8 @@ class LanguageModel:
         return [*self.start, *ids]
 
     def answer(self, text: str, longest: int = ANSWER) -> list[int]:
-        """The tokens of an answer, with the end; of a longer one the beginning is kept, and it has no end. The start,
-        which an answer does not have, counts."""
+        """The tokens of an answer, with the end; of a longer one the beginning is kept, and it has no end.
+        The start, which an answer does not have, counts."""
         ids = [*self.tokenizer.encode(text, add_special_tokens=False), self.end]
         return ids[: longest - len(self.start)]
 
@@ -223,7 +226,8 @@ def load_language_model(source: Path | str, start: Start = "end", dtype: str = "
     """A language model from a folder or from the hub.
 
     Args:
-        source: a folder as `save_pretrained` writes it, with its tokenizer; or `owner/name@commit` of the hub.
+        source: a folder as `save_pretrained` writes it, with its tokenizer; or `owner/name@commit` of the
+            hub.
         start: see `LanguageModel`.
         dtype: `auto` for that of the file, or `float32`, `float16` or `bfloat16`.
 
@@ -281,8 +285,8 @@ class OwnTokens:
 
 
 class BertTokens:
-    """Word pieces of BERT in lower case, between [CLS] and [SEP], with one token more than the vocabulary, as BLIP-2
-    adds it; of a longer text the end is kept.
+    """Word pieces of BERT in lower case, between [CLS] and [SEP], with one token more than the vocabulary,
+    as BLIP-2 adds it; of a longer text the end is kept.
 
     Args:
         vocabulary: `vocab.txt` of bert-base-uncased, or the folder that it is in.

@@ -1,9 +1,9 @@
-"""The querying transformer of BLIP-2 with an instruction: learned queries and words look at each other, and the
-queries at an image.
+"""The querying transformer of BLIP-2 with an instruction: learned queries and words look at each other, and
+the queries at an image.
 
-Source: Li et al., "BLIP-2", ICML 2023, and Dai et al., "InstructBLIP", NeurIPS 2023 (arXiv:2305.06500); the names
-are those of the BERT in LAVIS. There are no token types, the words have no head of their own, and queries and words
-share the self-attention but not the perceptrons.
+Source: Li et al., "BLIP-2", ICML 2023, and Dai et al., "InstructBLIP", NeurIPS 2023 (arXiv:2305.06500); the
+names are those of the BERT in LAVIS. There are no token types, the words have no head of their own, and
+queries and words share the self-attention but not the perceptrons.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ EPS = 1e-12
 
 @dataclass(frozen=True)
 class QFormerSize:
-    """Width, layers, heads and width of the perceptrons; words and the longest text; every how many layers, from
-    the first on, the queries look at the image, whose tokens have `image` channels; how many queries there
-    are."""
+    """Width, layers, heads and width of the perceptrons; words and the longest text; every how many layers,
+    from the first on, the queries look at the image, whose tokens have `image` channels; how many queries
+    there are."""
 
     width: int
     layers: int

@@ -1,7 +1,7 @@
 """Instructions about two dates, answered in free text: outputs, systems, and what is counted.
 
-Keys of a batch (`terralapse.data.chat`): `images`, `instruction` (a list of texts), `sample` int64 [B]; in training
-`answer` (texts); with masks `label` int64 [B, H, W].
+Keys of a batch (`terralapse.data.chat`): `images`, `instruction` (a list of texts), `sample` int64 [B]; in
+training `answer` (texts); with masks `label` int64 [B, H, W].
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ GOALS = ("answers", "masks", "both")
 
 @dataclass
 class ChatOutput:
-    """`loss`: of answers that were given, in training. `texts`: answers that were written. `mask` float [B, 1, h, w]:
-    log-odds of change, of systems that have a branch for masks. What was not asked for is None."""
+    """`loss`: of answers that were given, in training. `texts`: answers that were written. `mask` float [B,
+    1, h, w]: log-odds of change, of systems that have a branch for masks. What was not asked for is None."""
 
     loss: Tensor | None = None
     texts: list[str] | None = None
@@ -45,8 +45,8 @@ class ChatOutput:
 
 
 class ChatSystem(NetworkSystem):
-    """A network that answers instructions. `forward` gets normalised images of the side that `encoding` says, and by
-    keyword `instruction` and in training `answer`; it returns a `ChatOutput`.
+    """A network that answers instructions. `forward` gets normalised images of the side that `encoding`
+    says, and by keyword `instruction` and in training `answer`; it returns a `ChatOutput`.
 
     `writing` is how answers are written; `goal` is what training teaches: `answers`, `masks` or `both`.
     """
@@ -100,8 +100,8 @@ class ChatSystem(NetworkSystem):
         return texts
 
     def converse(self, images: np.ndarray, instructions: Sequence[str]) -> list[str]:
-        """Answers to the instructions of one talk on one pair: each is told with all that was asked and answered
-        before it. Raises as `ask`."""
+        """Answers to the instructions of one talk on one pair: each is told with all that was asked and
+        answered before it. Raises as `ask`."""
         turns: list[tuple[str, str]] = []
         for instruction in instructions:
             answer = self.ask(images, [with_history(turns, instruction)])[0]
@@ -110,8 +110,9 @@ class ChatSystem(NetworkSystem):
 
 
 class ChatMeasure(Measure):
-    """Answers to the turns of a data set, by their type (see `chat_scores`), and masks (`binary`, at a probability of
-    one half) where there are any. Training maximises `chat.selection`, or `binary.f1` where masks alone are taught.
+    """Answers to the turns of a data set, by their type (see `chat_scores`), and masks (`binary`, at a
+    probability of one half) where there are any. Training maximises `chat.selection`, or `binary.f1` where
+    masks alone are taught.
 
     Counts are the answers themselves, in one row of numbers: that of the turn, the length, the characters.
     """

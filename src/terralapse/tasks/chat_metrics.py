@@ -1,7 +1,7 @@
 """Scores of answers to the six types of instructions of ChangeChat, each as its authors compute it.
 
-Everything is counted on texts as the networks write them: lower case, without colons and full stops. Where a type of
-a talk is scored (`talk_...`), the answers were written behind the right answers to the earlier turns.
+Everything is counted on texts as the networks write them: lower case, without colons and full stops. Where a
+type of a talk is scored (`talk_...`), the answers were written behind the right answers to the earlier turns.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TALK = "talk_"
 
 @dataclass(frozen=True)
 class Said:
-    """What was written in a turn of a `kind`, the right answers, and whether the pair has changed, where that is
-    known."""
+    """What was written in a turn of a `kind`, the right answers, and whether the pair has changed, where
+    that is known."""
 
     kind: str
     text: str
@@ -40,7 +40,7 @@ def words(text: str) -> Sequence[str]:
     return tokens_of(plain_text(text, None))
 
 
-# --- yes or no -----------------------------------------------------------------------------------------------
+# --- yes or no ---------------------------------------------------------------------------------------------
 def yes_or_no(text: str) -> bool | None:
     """What an answer begins with; None where it is neither."""
     first = re.match(r"[a-z]+", plain_text(text, None))
@@ -48,8 +48,9 @@ def yes_or_no(text: str) -> bool | None:
 
 
 def change_scores(truth: Sequence[bool], answers: Sequence[bool | None]) -> dict[str, float]:
-    """`accuracy`, and `precision`, `recall`, `f1` and `f05` (which weighs precision twice) of "changed", 0 where
-    nothing can be divided; `failures`: the share of answers that are neither (None), which count as wrong.
+    """`accuracy`, and `precision`, `recall`, `f1` and `f05` (which weighs precision twice) of "changed", 0
+    where nothing can be divided; `failures`: the share of answers that are neither (None), which count as
+    wrong.
 
     Raises:
         ValueError: lists of several lengths, or empty ones.
@@ -82,8 +83,8 @@ _TALKED = {
 
 
 def talk_counts(text: str) -> dict[str, int]:
-    """The numbers of changed roads and buildings in an answer of a talk: the number, or "no", before each; 0 where
-    there is none."""
+    """The numbers of changed roads and buildings in an answer of a talk: the number, or "no", before each; 0
+    where there is none."""
     plain, found = plain_text(text, None), {}
     for kind in CLASSES:
         match = _TALKED[kind].search(plain)
@@ -130,10 +131,11 @@ def chat_scores(
     """Scores by type, of the types that there are.
 
     - `caption`, `open`, `talk_caption`, `talk_open`: see `caption_scores`, on words. Captions also by part
-      (`caption_changed`, `caption_unchanged`), and `binary_of_captions`: whether anything changed, as the caption
-      says it (see `says_change`).
+      (`caption_changed`, `caption_unchanged`), and `binary_of_captions`: whether anything changed, as the
+      caption says it (see `says_change`).
     - `binary`, `talk_binary`: see `change_scores`.
-    - `count`, `talk_count`: for roads and buildings the mean absolute and root mean square error, and the shares
+    - `count`, `talk_count`: for roads and buildings the mean absolute and root mean square error, and the
+      shares
       that are exact or off by one at most.
     - `place`: for roads and buildings the scores of `place_scores`.
 
@@ -170,8 +172,9 @@ def chat_scores(
 
 
 def selection(said: Sequence[Said]) -> float:
-    """One number to choose weights by, 0 to 1: the mean over the types that there are of BLEU-4, accuracy, the share
-    of exact counts, and the overlap of places (empty against empty is 1). NaN where nothing was said."""
+    """One number to choose weights by, 0 to 1: the mean over the types that there are of BLEU-4, accuracy,
+    the share of exact counts, and the overlap of places (empty against empty is 1). NaN where nothing was
+    said."""
     headlines = []
     for kind, scores in chat_scores(said).items():
         match kind.removeprefix(TALK):
@@ -188,8 +191,8 @@ def selection(said: Sequence[Said]) -> float:
 
 
 def gpt2_tokens(path: Any) -> Tokenise:
-    """The tokens of GPT-2, on which one of the released scripts computes its scores of captions. They are no words, so
-    BLEU of them is another score: give `chat_scores` a name for it, such as `gpt2`.
+    """The tokens of GPT-2, on which one of the released scripts computes its scores of captions. They are no
+    words, so BLEU of them is another score: give `chat_scores` a name for it, such as `gpt2`.
 
     Args:
         path: `tokenizer.json` of GPT-2.

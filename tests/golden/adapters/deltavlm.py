@@ -1,4 +1,5 @@
-"""DeltaVLM: the vision transformer, CSRM with the Q-Former and the projector, and the side branch for masks."""
+"""DeltaVLM: the vision transformer, CSRM with the Q-Former and the projector, and the side branch for
+masks."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """DeltaVLM: instructions about two dates, answered by a language model that is shown how the dates relate.
 
-Source: Deng et al., "DeltaVLM: Interactive Remote Sensing Image Change Analysis via Instruction-guided Difference
-Perception", arXiv:2507.22346, Remote Sensing 2026, and its released code. One vision transformer sees both dates;
-CSRM relates each of them to their difference; a Q-Former that reads the instruction asks both, and its queries stand
-before the instruction in a language model that is never trained. Differs from the released code in: CSRM is applied
-in training too (there it is commented out, and applied when answers are written); any causal language model will do,
-and none comes with it; projections for a contrast that it does not train are left out of its files; the size `nano`
-is ours.
+Source: Deng et al., "DeltaVLM: Interactive Remote Sensing Image Change Analysis via Instruction-guided
+Difference Perception", arXiv:2507.22346, Remote Sensing 2026, and its released code. One vision transformer
+sees both dates; CSRM relates each of them to their difference; a Q-Former that reads the instruction asks
+both, and its queries stand before the instruction in a language model that is never trained. Differs from
+the released code in: CSRM is applied in training too (there it is commented out, and applied when answers
+are written); any causal language model will do, and none comes with it; projections for a contrast that it
+does not train are left out of its files; the size `nano` is ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +51,8 @@ POSITIVE = 2.0  # weight of changed pixels in the loss of the mask
 # --- sizes and cards -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Size:
-    """The vision transformer, of which the last `taught` blocks learn (None: all of it); the Q-Former, whose number
-    of words is that of the tokens of an instruction; the dropout of CSRM."""
+    """The vision transformer, of which the last `taught` blocks learn (None: all of it); the Q-Former, whose
+    number of words is that of the tokens of an instruction; the dropout of CSRM."""
 
     vision: EvaSize
     asking: QFormerSize
@@ -69,29 +68,30 @@ NANO = Size(
     dropout=0.0,
 )
 QUIRKS = (
-    "A text of the language model begins with its token for the end, behind the 32 soft tokens; there is no system "
-    "prompt.",
-    'Instructions and answers are put into lower case, lose . ! " ( ) * # : ; ~ and all words after the 50th, so that '
-    "the third question of a talk may lose its end.",
+    "A text of the language model begins with its token for the end, behind the 32 soft tokens; there is "
+    "no system prompt.",
+    'Instructions and answers are put into lower case, lose . ! " ( ) * # : ; ~ and all words after the '
+    "50th, so that the third question of a talk may lose its end.",
     "In training even a first question begins with q:, at the test of single questions none does.",
     "The released training leaves CSRM out and the released evaluation does not; here both have it.",
     "The branch for masks mixes up filters and channels before it compares them.",
 )
 LIMITS = (
-    "The language model (the authors' is Vicuna-7B-v1.5) is not part of the checkpoint: bring your own, under its own "
-    "licence. Released weights speak to Vicuna alone.",
-    "The keys of the released checkpoint were not seen here; its blocks 37 and 38 alone may be in it, so that the file "
-    "of EVA-CLIP is needed beside it.",
-    "Made for suburbs of Texas at 0.5 m: roads and buildings. Open questions were answered by a language model too.",
+    "The language model (the authors' is Vicuna-7B-v1.5) is not part of the checkpoint: bring your own, "
+    "under its own licence. Released weights speak to Vicuna alone.",
+    "The keys of the released checkpoint were not seen here; of the vision transformer it may hold blocks 37 "
+    "and 38 alone, so that the file of EVA-CLIP is needed beside it.",
+    "Made for suburbs of Texas at 0.5 m: roads and buildings. Its open questions were answered by a language "
+    "model too.",
     "Numbers and places in an answer are guesses of a language model: nothing is counted.",
-    "Images of any size are shrunk to a square of 224 pixels, so a large scene has to be cut first.",
+    "Images are shrunk to a small square, so a large scene has to be cut first.",
 )
 GOLDEN = Figure(
     "largest relative error of outputs",
     1e-4,
     "golden cases deltavlm/eva-vit, deltavlm/csrm-qformer and deltavlm/mask-decoder",
-    "bound of the comparison with the published implementation on a CPU, at reduced widths; the language model is no "
-    "part of it",
+    "bound of the comparison with the published implementation on a CPU, at reduced widths; the language "
+    "model is no part of it",
     "golden",
 )
 
@@ -104,8 +104,8 @@ def _card(variant: str, size: Size, parameters: int | None) -> Card:
         task=Task.LANGUAGE,
         status=Status.RUNS if ours else Status.REPRODUCED,
         date_order=DateOrder.ORDERED,
-        summary="Answers instructions about a pair of dates through a difference module and a frozen language model"
-        + (", small enough for a CPU." if ours else "."),
+        summary="Answers instructions about a pair of dates through a difference module and a frozen "
+        + ("language model, small enough for a CPU." if ours else "language model."),
         year=2025,
         paper="arXiv:2507.22346",
         repository="https://github.com/hanlinwu/DeltaVLM",
@@ -212,9 +212,9 @@ class DeltaNetwork(nn.Module):
         return self.mask_decoder(after - before)
 
     def teach(self, goal: str) -> None:
-        """Lets learn what a goal needs: for `answers` all but the vision transformer, of which the last blocks; for
-        `masks` its branch alone; for `both` all of these. What stays is in evaluation, and so is the vision
-        transformer while its blocks learn."""
+        """Lets learn what a goal needs: for `answers` all but the vision transformer, of which the last
+        blocks; for `masks` its branch alone; for `both` all of these. What stays is in evaluation, and so is
+        the vision transformer while its blocks learn."""
         self.goal = goal
         self.requires_grad_(False)
         if goal != "masks":
@@ -263,8 +263,8 @@ NOT_EVA = re.compile(r"blocks\.39\..*|norm\..*|fc_norm\..*|head\..*")  # of its 
 
 
 def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file of LAVIS or of DeltaVLM under the names used here, without those that nothing reads; ours
-    as they are."""
+    """The tensors of a file of LAVIS or of DeltaVLM under the names used here, without those that nothing
+    reads; ours as they are."""
     return {
         name.replace("Qformer.bert.", "qformer.", 1): tensor
         for name, tensor in tensors.items()
@@ -303,8 +303,9 @@ HUB_NAMES = (
 
 
 def instructblip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of InstructBLIP as `transformers` saves it (`Salesforce/instructblip-vicuna-7b` on the hub) under the
-    names used here, without its language model. The bias of the keys, which is zero, is not here."""
+    """The tensors of InstructBLIP as `transformers` saves it (`Salesforce/instructblip-vicuna-7b` on the
+    hub) under the names used here, without its language model. The bias of the keys, which is zero, is not
+    here."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         name = name.removeprefix("model.")
@@ -406,8 +407,8 @@ class DeltaVLM(ChatSystem):
             return _sized(odds, images.shape[-2:])[:, 0].float().sigmoid()
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
-        """Starts from InstructBLIP as `transformers` saves it, without its language model; CSRM, which it does not
-        have, stays as it is. All other names have to be there, and no others.
+        """Starts from InstructBLIP as `transformers` saves it, without its language model; CSRM, which it
+        does not have, stays as it is. All other names have to be there, and no others.
 
         Raises:
             WeightsMismatchError: names or shapes differ.
@@ -452,8 +453,8 @@ def build(
         weights: a file of ours, or the released `checkpoint_best.pth`.
         untrained: random weights, for training, over which `vision` and `base` are laid.
         language: the language model: its folder, `owner/name@commit` of the hub, or one that is loaded.
-        tokenizer: `vocab.txt` of bert-base-uncased, with which the Q-Former reads instructions; `nano` reads them
-            with the tokens of its language model when none is given.
+        tokenizer: `vocab.txt` of bert-base-uncased, with which the Q-Former reads instructions; `nano` reads
+            them with the tokens of its language model when none is given.
         vision: `eva_vit_g.pth` of LAVIS, for what a released checkpoint leaves out.
         base: `instruct_blip_vicuna7b_trimmed.pth` of LAVIS, to start training from.
         start: what texts of the language model begin with: `end` as released, or `own`.
