@@ -1,4 +1,4 @@
-"""ChangeChat: its text processor, its talks, the released layout, and its rules on masks with known answers."""
+"""ChangeChat: its texts, its talks, the released layout, and its rules on masks with known answers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_a_talk_of_three_turns_is_three_turns(released: Path) -> None:
     assert turns[1].instruction == f"q: {one}"
     assert turns[2].instruction == f"q: {one} a: No  q: {two}"
     assert turns[3].instruction == (
-        f"q: {one} a: No q: {two} a: No roads has changed, and no buildings has changed.  q: {TALK_PROMPTS['caption']}"
+        f"q: {one} a: No q: {two} a: No roads has changed, and no buildings has changed."
+        f"  q: {TALK_PROMPTS['caption']}"
     )
     assert [t.number for t in turns] == [0, 0, 1, 2]
     pair = found[3]

@@ -431,8 +431,8 @@ DATASETS: dict[str, Entry] = {
         FILES,
         "ChangeChat-105k",
         "CC BY 4.0 (annotations); images of LEVIR-MCI: academic use",
-        "87,935 and 17,172 instructions of six types on the pairs of LEVIR-MCI, whose `images` are `images=`. "
-        "A split is a file; without one for validation, hold out a share of the pairs.",
+        "87,935 and 17,172 instructions of six types on the pairs of LEVIR-MCI, whose `images` are "
+        "`images=`. A split is a file; without one for validation, hold out a share of the pairs.",
         options=("images", "prefix", "gsd", "title"),
     ),
     "levir-chat": Entry(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,9 @@ class LanguageModel:
             pad_token_id=self.end,
             **({"top_p": how.top_p, "temperature": how.temperature} if how.sample else {}),
         )
-        said = self.model.generate(inputs_embeds=given, attention_mask=seen, generation_config=config)
+        with warnings.catch_warnings():  # that the penalty leaves the prompt out, which is what is wanted
+            warnings.filterwarnings("ignore", message=".*repetition_penalty.*")
+            said = self.model.generate(inputs_embeds=given, attention_mask=seen, generation_config=config)
         return [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in said.tolist()]
 
 

@@ -133,7 +133,7 @@ def _card(variant: str, size: Size, parameters: int | None) -> Card:
     )
 
 
-PAPER_CARD, NANO_CARD = _card("vicuna-7b", PAPER, 1_188_571_264), _card("nano", NANO, None)
+PAPER_CARD, NANO_CARD = _card("vicuna-7b", PAPER, 1_188_613_376), _card("nano", NANO, None)
 HEAD = replace(PAPER_CARD, slug="deltavlm", title=TITLE)
 MODELS = (HEAD, PAPER_CARD, NANO_CARD)
 
