@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from terralapse.errors import FileMissingError, MissingExtraError, SettingError, UnreadableFileError
@@ -258,7 +259,7 @@ def load_language_model(source: Path | str, start: Start = "end", dtype: str = "
             trust_remote_code=False,
             **where,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise UnreadableFileError(
             source,

@@ -138,7 +138,8 @@ class ChatMeasure(Measure):
             odds = nn.functional.interpolate(
                 output.mask.float(), label.shape[-2:], mode="bilinear", align_corners=False
             )
-            self.decided += confusion_counts(label, (odds[:, 0] > 0).long(), 2)  # pyright: ignore
+            said = (odds[:, 0] > 0).flatten()
+            self.decided += confusion_counts(label.flatten(), said, 2)  # pyright: ignore
 
     def counts(self) -> dict[str, np.ndarray]:
         stream: Any = self.stream  # one tensor once processes were brought together

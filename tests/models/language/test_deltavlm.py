@@ -43,15 +43,15 @@ def network() -> m.DeltaNetwork:
     return m.DeltaNetwork(TINY, 32).eval()
 
 
-def system(masks: bool = False, goal: str = "answers", **options: Any) -> m.DeltaVLM:
+def system(masks: bool = False, goal: str = "answers", side: int = 28, **options: Any) -> m.DeltaVLM:
     """The tiny size before a tiny language model."""
     torch.manual_seed(0)
     spoken = language_model(**options)
     tokens = OwnTokens(spoken.tokenizer)
-    size = replace(TINY, asking=replace(TINY.asking, words=tokens.size))
+    size = replace(TINY, vision=replace(VISION, side=side), asking=replace(TINY.asking, words=tokens.size))
     made = m.DeltaNetwork(size, spoken.width, masks)
     made.teach(goal)
-    found = m.DeltaVLM(m.NANO_CARD, made.eval(), spoken, tokens, ChatEncoding(VISION.side))
+    found = m.DeltaVLM(m.NANO_CARD, made.eval(), spoken, tokens, ChatEncoding(side))
     found.goal, found.writing = goal, Writing(longest=10, repetition_penalty=1.0)
     return found
 
@@ -195,14 +195,14 @@ def test_eight_pairs_by_heart() -> None:
 
 # --- masks -------------------------------------------------------------------------------------------------
 def test_the_branch_for_masks_learns_by_itself() -> None:
-    found = system(masks=True, goal="masks")
+    found = system(masks=True, goal="masks", side=56)
     net = found.network.train()
     assert net.mask_decoder is not None
     assert net.mask_decoder.training
     assert not net.dropout.training
     label = torch.zeros(1, 40, 40, dtype=torch.int64)
     label[:, :20] = 1
-    output = found.forward(noise(1, 2, 3, 28, 28))
+    output = found.forward(noise(1, 2, 3, 56, 56))
     assert (output.texts, output.loss) == (None, None)
     parts = found.loss(output, {"label": label})
     assert set(parts) == {"total", "mask"}
