@@ -158,28 +158,15 @@ def test_the_answer_depends_on_images_and_instruction() -> None:
 
 
 # --- eight pairs by heart ----------------------------------------------------------------------------------
-def test_eight_pairs_by_heart() -> None:
-    """Exact answers yes and no, and counts, before a language model that stays as it was."""
-    found = system(spread=0.5, width=64)
+def learn(found: m.DeltaVLM, images: Tensor, asked: list[str], answers: list[str], steps: int) -> None:
+    """All of the network, until it knows the answers by heart."""
     net = found.network
     net.dropout.p = 0.0
-    images = noise(4, 2, 3, 28, 28, seed=5)
-    pairs = images.repeat_interleave(2, dim=0)
-    asked = [plain_text(t) for t in TEXTS[:2]] * 4
-    answers = ["yes", "there are 2 new roads and 5 new buildings", "no", "no new roads and no new buildings"]
-    answers += [
-        "yes",
-        "there are 7 new roads and no new buildings",
-        "no",
-        "there are 1 new roads and 3 new buildings",
-    ]
-    for part in net.visual_encoder.blocks:
-        part.requires_grad_(True)
-    before = [p.clone() for p in found.language.model.parameters()]
+    net.visual_encoder.blocks.requires_grad_(True)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     net.train()
-    for _ in range(400):
-        loss = found.forward(pairs, asked, answers).loss
+    for _ in range(steps):
+        loss = found.forward(images, asked, answers).loss
         assert loss is not None
         optimizer.zero_grad()
         loss.backward()
@@ -189,6 +176,37 @@ def test_eight_pairs_by_heart() -> None:
             break
     net.eval()
     found.writing = Writing(longest=12, repetition_penalty=1.0)
+
+
+def test_four_pairs_by_heart() -> None:
+    found = system(spread=0.5)
+    images, answers = noise(4, 2, 3, 28, 28, seed=5), ["yes", "no", "yes", "no"]
+    asked = [plain_text(TEXTS[0])] * 4
+    before = [p.clone() for p in found.language.model.parameters()]
+    assert found.forward(images, asked).texts != answers
+    learn(found, images, asked, answers, 80)
+    assert found.forward(images, asked).texts == answers
+    assert all(torch.equal(a, b) for a, b in zip(before, found.language.model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_eight_questions_by_heart() -> None:
+    """Exact answers yes and no, and counts, before a language model that stays as it was."""
+    found = system(spread=0.5, width=64)
+    pairs = noise(4, 2, 3, 28, 28, seed=5).repeat_interleave(2, dim=0)
+    asked = [plain_text(t) for t in TEXTS[:2]] * 4
+    answers = [
+        "yes",
+        "there are 2 new roads and 5 new buildings",
+        "no",
+        "no new roads and no new buildings",
+        "yes",
+        "there are 7 new roads and no new buildings",
+        "no",
+        "there are 1 new roads and 3 new buildings",
+    ]
+    before = [p.clone() for p in found.language.model.parameters()]
+    learn(found, pairs, asked, answers, 500)
     assert found.forward(pairs, asked).texts == answers
     assert all(torch.equal(a, b) for a, b in zip(before, found.language.model.parameters(), strict=True))
 
