@@ -162,7 +162,8 @@ def open_dataset(
             f"holdout={holdout}", f"leaves {split} without a sample of {len(whole)}", "Choose another share."
         )
     part = ChatPart if is_chat(whole) else Part
-    return part(whole, indices, f"{whole.title} ({split}, {holdout:g} held out)")
+    found: Any = whole
+    return part(found, indices, f"{whole.title} ({split}, {holdout:g} held out)")
 
 
 def _place(name: str, pattern: str) -> str:

@@ -245,7 +245,8 @@ class MaskFacts:
 
 
 def _parts(mask: np.ndarray) -> tuple[int, tuple[str, ...]]:
-    numbered, _ = ndimage.label(mask, structure=np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    labelled: Any = ndimage.label(mask, structure=np.ones((3, 3)))
+    numbered: np.ndarray = labelled[0]
     large = np.bincount(numbered.ravel()) > LEAST_AREA
     large[0] = False
     kept = large[numbered]

@@ -59,6 +59,8 @@ class WindowAttention(nn.Module):
     """Attention within windows of 7 x 7 of a map [B, H, W, C], with a bias for each relative place; the map
     is filled up with zeros, which are attended to like all others."""
 
+    index: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.rpb = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, HEADS))
