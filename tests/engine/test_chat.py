@@ -108,11 +108,15 @@ def test_a_cpu_trains_the_small_size(tmp_path: Path) -> None:
     how = SmallLanguage(width=64, layers=2, tokens=400, steps=250, batch=16)
     make_language_model(texts_of(MadeChangeChat(data, "train")), tmp_path / "language", how)
     build = {"language": str(tmp_path / "language"), "repetition_penalty": 1.0, "longest": 60}
-    recipe = replace(RECIPE, build=build, epochs=6, samples=240, batch=12, warmup=20, lr=2e-3)
+    recipe = replace(
+        RECIPE, build=build, reader={"prefix": True}, epochs=6, samples=240, batch=12, warmup=20, lr=2e-3
+    )
     fit(recipe, data, tmp_path / "run")
     found = json.loads((tmp_path / "run/result.json").read_text())["validation"]
     assert found["binary"]["accuracy"] >= 0.9
     assert found["binary_of_captions"]["accuracy"] >= 0.9
+    assert found["count"]["building_exact"] >= 0.9
+    assert found["place"]["building_jaccard_samples_empty_equals_one"] >= 0.9
 
 
 def test_masks_are_taught_and_scored(world: Path, spoken: Path, tmp_path: Path) -> None:
