@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from terralapse.cards import Task
 from terralapse.data.buildings import Buildings
 from terralapse.data.cdvqa import Cdvqa, MadeCdvqa
+from terralapse.data.changechat import FILES, ChangeChat, MadeChangeChat
+from terralapse.data.chat import Turn, is_chat
 from terralapse.data.damage_questions import DamageQuestions
 from terralapse.data.dynamicearthnet import DynamicEarthNet
 from terralapse.data.folders import BiTemporal, SemanticBiTemporal
@@ -78,6 +80,19 @@ class Part:
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
+
+
+class ChatPart(Part):
+    """Some turns of a data set of instructions."""
+
+    def __init__(self, dataset: Any, indices: list[int], title: str) -> None:
+        super().__init__(dataset, indices, title)
+        self.kinds: tuple[str, ...] = dataset.kinds
+
+    def turn(self, index: int) -> Turn:
+        """A turn, without its images."""
+        whole: Any = self._dataset
+        return whole.turn(self._indices[index])
 
 
 def held_out(name: str, share: float) -> bool:
@@ -146,7 +161,9 @@ def open_dataset(
         raise SettingError(
             f"holdout={holdout}", f"leaves {split} without a sample of {len(whole)}", "Choose another share."
         )
-    return Part(whole, indices, f"{whole.title} ({split}, {holdout:g} held out)")
+    part = ChatPart if is_chat(whole) else Part
+    found: Any = whole
+    return part(found, indices, f"{whole.title} ({split}, {holdout:g} held out)")
 
 
 def _place(name: str, pattern: str) -> str:
@@ -417,6 +434,25 @@ DATASETS: dict[str, Entry] = {
         "academic use",
         "The same pairs and sentences without the masks.",
         options=("gsd", "title"),
+    ),
+    "changechat": Entry(
+        Task.LANGUAGE,
+        ChangeChat,
+        FILES,
+        "ChangeChat-105k",
+        "CC BY 4.0 (annotations); images of LEVIR-MCI: academic use",
+        "87,935 and 17,172 instructions of six types on the pairs of LEVIR-MCI, whose `images` are "
+        "`images=`. A split is a file; without one for validation, hold out a share of the pairs.",
+        options=("images", "prefix", "gsd", "title"),
+    ),
+    "levir-chat": Entry(
+        Task.LANGUAGE,
+        MadeChangeChat,
+        ("train", "val", "test"),
+        "LEVIR-MCI, instructions by the rules of ChangeChat",
+        "academic use",
+        "Made here from the masks and sentences of LEVIR-MCI; all types but the open questions.",
+        options=("prefix", "seed", "gsd", "title"),
     ),
     "xbd": Entry(
         Task.DAMAGE,

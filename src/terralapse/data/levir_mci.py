@@ -94,6 +94,21 @@ class LevirMci:
     def __iter__(self) -> Iterator[CaptionedPair]:
         return (self[i] for i in range(len(self)))
 
+    def files(self, index: int) -> tuple[str, str]:
+        """The paths of both images of a pair, relative to the folder `images`."""
+        file = self._files[self.names[index]]
+        return f"{self.split}/A/{file}", f"{self.split}/B/{file}"
+
+    def label(self, index: int) -> np.ndarray:
+        """The mask uint8 [H, W] of a pair, without its images.
+
+        Raises:
+            SettingError: the masks were left out.
+        """
+        if not self.masks:
+            raise SettingError(self.title, "was read without its masks", "Read it as levir-mci.")
+        return read_mask(self._folders[2] / self._files[self.names[index]])
+
 
 def read_captions(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:
     """The sentences of each pair by split and file name, in the order of the file.

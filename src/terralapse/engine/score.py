@@ -16,16 +16,19 @@ from terralapse import registry
 from terralapse._version import __version__
 from terralapse.cards import Task
 from terralapse.data.catalogue import DATASETS, open_dataset
+from terralapse.data.chat import is_chat
 from terralapse.data.pairs import LabelledPair
 from terralapse.data.samples import SemanticPair
 from terralapse.data.training import batch_of
 from terralapse.engine import evaluate
+from terralapse.engine.chat import score_chat
 from terralapse.engine.questions import score_questions
 from terralapse.engine.sources import pick_bands, reader_options
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.grid.pair import ArrayPair
 from terralapse.labels import NOT_COUNTED
 from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.chat import ChatSystem
 from terralapse.tasks.measures import Measure, measure_for
 from terralapse.tasks.metrics import bootstrap_interval
 from terralapse.tasks.network import NetworkDetector, NetworkSystem
@@ -177,6 +180,8 @@ def _mode(
     cut = dataset if tile is None else _Cut(dataset, tile)
     if system.card.task is Task.VQA:
         return ModeScores(**score_questions(system, dataset, device, samples))
+    if isinstance(system, ChatSystem) or is_chat(dataset):
+        return ModeScores(**score_chat(system, dataset, device))
     if system.card.task is Task.CHANGE:
         return _change(system, cut, threshold, device, samples)
     return _network(system, cut, dataset.scheme, device, samples)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from terralapse.cards import Stretch, Task
 from terralapse.data.change_mix import ChangeMix, Pools
 from terralapse.data.change_pairs import Pair, read_building_masks, read_images, read_revisits
+from terralapse.data.chat import is_chat
 from terralapse.data.mshs_bcd import MshsBcd
 from terralapse.data.samples import CaptionedPair
 from terralapse.data.words import encode_all
@@ -23,6 +24,7 @@ from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
 from terralapse.labels import NOT_COUNTED, scheme
 from terralapse.tasks.captions import Captioner
+from terralapse.tasks.chat import ChatSystem
 from terralapse.tasks.measures import Measure
 from terralapse.tasks.network import NetworkSystem
 
@@ -123,6 +125,12 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
 
         asked, held, measure = training_sets(recipe, train, val, question_system(system), augment)
         return Sources(asked, len(asked), held, len(train.scheme.classes), {}, measure=measure)
+    if isinstance(system, ChatSystem) or is_chat(train):
+        from terralapse.engine.chat import chat_system
+        from terralapse.engine.chat import training_sets as chat_sets
+
+        spoken, held, measure = chat_sets(recipe, train, val, chat_system(system), augment)
+        return Sources(spoken, len(spoken), held, len(train.scheme.classes), {}, measure=measure)
     state = _stretch(train, system)
     classes = sum(c.name not in NOT_COUNTED for c in train.scheme.classes)
     if recipe.method:

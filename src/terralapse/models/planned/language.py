@@ -30,25 +30,6 @@ _CARDS = (
         limits=("No model is trained: the captions come from an outside language model.",),
     ),
     Card(
-        slug="deltavlm",
-        title=(
-            "DeltaVLM: Interactive Remote Sensing Image Change Analysis via Instruction-guided Difference "
-            "Perception"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary=(
-            "Answers instructions about a pair of dates through a difference module and a language model."
-        ),
-        year=2025,
-        paper="arXiv:2507.22346",
-        repository="https://github.com/hanlinwu/DeltaVLM",
-        inputs=_rgb(2),
-        licences=Licences(code="BSD-3-Clause file headers, no licence file", data="CC BY 4.0"),
-        checkpoints="Hugging Face hlwu/DeltaVLM",
-        limits=("The language model (Vicuna-7B) is not part of the checkpoint and has its own licence.",),
-    ),
-    Card(
         slug="disasterm3",
         title=(
             "DisasterM3: A Remote Sensing Vision-Language Dataset for Disaster Damage Assessment and Response"
