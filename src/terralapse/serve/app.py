@@ -22,6 +22,7 @@ from terralapse.serve import api, maps, wmts
 from terralapse.serve.desk import Desk
 from terralapse.serve.guard import Guard
 from terralapse.serve.library import Library, NotThereError, said_of
+from terralapse.serve.looks import Looker
 from terralapse.serve.options import Options
 
 STATIC = Path(str(resources.files("terralapse.serve"))) / "static"
@@ -39,14 +40,18 @@ class _Static(StaticFiles):
         return response
 
 
-def create_app(options: Options) -> FastAPI:
+def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
     """The server over the results of `options`.
+
+    Args:
+        options: what to show, and what may be started.
+        looker: who looks at new images; servers of tests share one.
 
     Raises:
         TerralapseError: a folder that was named and holds a damaged result.
     """
     library = Library(options)
-    desk = None if options.workspace is None else Desk(options.workspace, options)
+    desk = None if options.workspace is None else Desk(options.workspace, options, looker)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -24,13 +24,16 @@ class Desk:
     Args:
         workspace: the folder that the operator gave.
         options: what the operator decided.
+        looker: who looks at images; one of its own when it is None.
     """
 
-    def __init__(self, workspace: Path, options: Options) -> None:
+    def __init__(self, workspace: Path, options: Options, looker: Looker | None = None) -> None:
         limits = options.limits
         fetch = limits.fetch if options.urls else None
         self.jobs = Jobs(workspace, fetch=fetch)
-        self.looker = Looker(limits.look, limits.look_memory, limits.pixels, fetch)
+        self._owns = looker is None
+        self._soon = options.uploads or options.urls
+        self.looker = looker or Looker(limits.look, limits.look_memory, limits.pixels, fetch)
         self.uploads = Uploads(workspace, limits, self.looker, self.jobs.in_use) if options.uploads else None
         sources = Sources(Inputs(options.inputs), self.looker, limits, self.uploads, options.urls)
         self._routers = [jobs_api.router(self.jobs, sources)]
@@ -46,7 +49,8 @@ class Desk:
         """Begins to work through the queue and to remove what has expired."""
         self._ending.clear()
         self.jobs.start()
-        threading.Thread(target=self.looker.warm, name="terralapse-look", daemon=True).start()
+        if self._owns and self._soon:
+            threading.Thread(target=self.looker.warm, name="terralapse-look", daemon=True).start()
         if self.uploads is not None:
             threading.Thread(target=self._sweep, name="terralapse-sweep", daemon=True).start()
 
@@ -54,7 +58,8 @@ class Desk:
         """Ends the work; what is running keeps its work for the next start."""
         self._ending.set()
         self.jobs.stop()
-        self.looker.close()
+        if self._owns:
+            self.looker.close()
 
     def _sweep(self) -> None:
         assert self.uploads is not None

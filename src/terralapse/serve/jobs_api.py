@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
@@ -12,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from terralapse.cards import Status, Task
-from terralapse.errors import NoOverlapError, SettingError
+from terralapse.errors import HostileFileError, NoOverlapError, SettingError
 from terralapse.registry import systems
 from terralapse.serve.areas import Drawn, area_of
 from terralapse.serve.jobs import Jobs, QueueFullError
@@ -55,6 +56,12 @@ def router(jobs: Jobs, sources: Sources) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["jobs"])
     streams = 0
 
+    def find(name: str) -> Path | str | None:
+        try:
+            return sources.find(name)
+        except HostileFileError as error:
+            raise HTTPException(422, str(error)) from error
+
     @routes.get("/inputs")
     def allowed() -> dict[str, Any]:
         """What may be compared, by which models, and what else may be given: uploads with their limits,
@@ -64,6 +71,7 @@ def router(jobs: Jobs, sources: Sources) -> APIRouter:
     @routes.get("/look")
     def look(name: Annotated[str, Query(max_length=2000)]) -> dict[str, Any]:
         """What an input is: size, bands, sensor, date, and its `footprint` in degrees (None: no place)."""
+        find(name)
         return sources.look(name)
 
     @routes.get("/jobs")
@@ -74,7 +82,7 @@ def router(jobs: Jobs, sources: Sources) -> APIRouter:
     @routes.post("/jobs", status_code=201)
     def add(new: NewJob) -> dict[str, Any]:
         """Queues an analysis."""
-        known = {name: sources.find(name) for name in (new.before, new.after)}
+        known = {name: find(name) for name in (new.before, new.after)}
         if None in known.values():
             raise HTTPException(422, "before, after: choose both from the images that are offered.")
         if new.before == new.after:

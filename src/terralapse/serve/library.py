@@ -177,6 +177,7 @@ class Library:
         numbers = {k: v for k, v in said.items() if isinstance(v, int | float)}
         files = result.files()
         links = {"facts": f"{base}/facts", "run": f"{base}/run", "ogc": f"{base}/features"}
+        links |= {"wmts": f"/tiles/{result.id}/WMTSCapabilities.xml"}
         links |= {"alignment": f"{base}/alignment"} if "alignment.json" in files else {}
         links |= {"stats": f"{base}/stats"} if "stats.csv" in files else {}
         if "break_days.tif" in files:

@@ -243,7 +243,7 @@ def _said(error: TerralapseError) -> dict[str, str]:
 
 
 def shut(fetch: int | None) -> None:
-    """From here on this process reaches public addresses alone, within the budget; none at all without one."""
+    """From here on this process reaches public addresses alone, within the budget; none without one."""
     from terralapse.grid import _http
     from terralapse.grid._door import Door
 

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, el } from "./dom.js";
+import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
 import * as graticule from "./graticule.js";
 import * as jobs from "./jobs.js";
@@ -154,6 +155,11 @@ const openFolder = (folder) =>
     else notice("That result has been moved or removed.");
   });
 
+/** The panel of a new analysis, where it is not open already. */
+function openNew() {
+  if (byId("tab-new")?.getAttribute("aria-selected") !== "true") openTab?.("new");
+}
+
 // --- theme -------------------------------------------------------------------------------------------
 const themes = ["auto", "light", "dark"];
 
@@ -187,6 +193,12 @@ function toggleLayers() {
   byId("layers-toggle").setAttribute("aria-pressed", String(!node.hidden));
 }
 
+function escape() {
+  if (measure.active()) measure.stop();
+  else if (drafting.drawing()) drafting.stopDrawing();
+  else unpick();
+}
+
 function wire() {
   byId("results").addEventListener("change", (e) => told(() => show(e.target.value, {})));
   byId("fit").addEventListener("click", () => fit());
@@ -195,14 +207,14 @@ function wire() {
   byId("theme").addEventListener("click", () => theme(true));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => maps.recolour(map));
   map.on("click", (event) => {
-    if (measure.active()) return;
+    if (measure.active() || drafting.drawing()) return;
     const id = maps.polygonAt(map, event.point);
     if (id === null) unpick();
     else pick(id, false);
   });
   map.on("mousemove", (event) => {
     const over = maps.polygonAt(map, event.point) !== null;
-    map.getCanvas().classList.toggle("pointing", over && !measure.active());
+    map.getCanvas().classList.toggle("pointing", over && !measure.active() && !drafting.drawing());
     if (measure.active()) return;
     const { lng, lat } = event.lngLat;
     const row = (-Math.log(Math.tan(Math.PI / 4 + (lat * Math.PI) / 360)) * 180 * METRES) / Math.PI;
@@ -223,7 +235,7 @@ function wire() {
     { keys: "L", text: "Layers shown and hidden", match: one("l"), run: toggleLayers },
     { keys: "D", text: "Downloads", match: one("d"), run: () => openTab?.("files") },
     { keys: "T", text: "Light, dark, or as the system has it", match: one("t"), run: () => theme(true) },
-    { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: () => (measure.active() ? measure.stop() : unpick()) },
+    { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: escape },
   ]);
 }
 
@@ -249,6 +261,7 @@ async function main() {
   swipe.start(map);
   wire();
   if (list.jobs) {
+    await drafting.prepare(map, openNew);
     fresh = () => jobs.panel(openFolder);
     jobs.follow(() => told(relist));
   }

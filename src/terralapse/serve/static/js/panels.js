@@ -38,6 +38,7 @@ function show(tabs) {
       tab.tabIndex = on ? 0 : -1;
     }
     body.setAttribute("aria-labelledby", `tab-${name}`);
+    document.dispatchEvent(new CustomEvent("terralapse-tab", { detail: name }));
     let made;
     try {
       made = await tabs.find((t) => t[0] === name)[2]();
@@ -279,6 +280,7 @@ function downloads(result) {
     el(
       "ul", { class: "addresses" },
       result.links.polygons ? link("OGC API - Features", location.origin + result.links.ogc) : null,
+      link("WMTS, all layers", location.origin + result.links.wmts),
       ...tiles,
     ),
   ];
