@@ -1,0 +1,67 @@
+"""What `/openapi.json` describes, asked for at random: never a failure, never a path of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, settings
+
+from bad_inputs import image
+from terralapse.serve.app import create_app
+from terralapse.serve.looks import Looker
+from terralapse.serve.options import Limits, Options
+
+schemathesis = pytest.importorskip("schemathesis")
+BASE = "http://127.0.0.1:8800"
+_ENDLESS = "/api/jobs/events"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, shelf: Path, looker: Looker) -> Iterator[Any]:
+    """A server with everything turned on but work: its queue is not started."""
+    folder = tmp_path_factory.mktemp("machine")
+    for name in ("work", "images"):
+        (folder / name).mkdir()
+    image(folder / "images", "a.tif")
+    options = Options(
+        (shelf,),
+        workspace=folder / "work",
+        inputs=(folder / "images",),
+        uploads=True,
+        limits=Limits(rate=1e6, burst=10**6),
+    )
+    yield create_app(options, looker)
+
+
+@pytest.fixture(scope="module")
+def described(machine: Any) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", machine, base_url=BASE)
+
+
+schema = schemathesis.pytest.from_fixture("described").exclude(path=_ENDLESS)
+
+
+@schema.parametrize()
+@settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_every_operation_answers(case: Any) -> None:
+    answer = case.call(base_url=BASE, headers={"host": "127.0.0.1:8800"})
+    assert answer.status_code < 500 or answer.status_code == 507, answer.text
+    assert "/tmp/" not in answer.text or "files" in case.path
+    if answer.status_code >= 400 and case.method != "HEAD":
+        assert isinstance(answer.json()["detail"], str)
+
+
+def test_the_description_has_what_the_page_uses(machine: Any) -> None:
+    said = TestClient(machine, base_url=BASE).get("/openapi.json").json()
+    for path, methods in {
+        "/api/uploads": {"post"},
+        "/api/uploads/{identity}": {"get", "head", "patch", "delete"},
+        "/api/uploads/{identity}/finish": {"post"},
+        "/api/look": {"get"},
+        "/api/jobs": {"get", "post"},
+    }.items():
+        assert set(said["paths"][path]) == methods
