@@ -1,4 +1,4 @@
-"""What may be reached when a stranger names the address: with a resolver that lies and a server of the test."""
+"""What may be reached when a stranger names the address: with a resolver that lies and a local server."""
 
 from __future__ import annotations
 

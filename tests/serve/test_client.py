@@ -77,7 +77,7 @@ def test_images_of_the_server_are_named_and_an_area_is_sent(server, pair, tmp_pa
 
 def test_what_is_wrong_is_one_error_and_nothing_is_written(server, pair, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ServerError, match="wants a token. Give it with --token"):
+    with pytest.raises(ServerError, match=r"wants a token\. Give it with --token"):
         change(Client(server), *pair, out, QUICK)
     with pytest.raises(FileMissingError, match=r"nowhere\.tif: is neither a file here.*images/offered\.tif"):
         change(Client(server, TOKEN), "nowhere.tif", pair[1], out, QUICK)
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_one_error_and_nothing_is_written(server, pair, tmp_pat
 
 @pytest.mark.parametrize("server", ["ftp://a", "127.0.0.1:8800", "http://", ""])
 def test_an_address_that_is_none_is_said(server):
-    with pytest.raises(SettingError, match="is no address. Write it like"):
+    with pytest.raises(SettingError, match=r"is no address\. Write it like"):
         Client(server)
 
 

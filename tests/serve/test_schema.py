@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ _ENDLESS = "/api/jobs/events"
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, shelf: Path, looker: Looker) -> Iterator[Any]:
+def machine(tmp_path_factory: pytest.TempPathFactory, shelf: Path, looker: Looker) -> Any:
     """A server with everything turned on but work: its queue is not started."""
     folder = tmp_path_factory.mktemp("machine")
     for name in ("work", "images"):
@@ -34,7 +33,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, shelf: Path, looker: Looke
         uploads=True,
         limits=Limits(rate=1e6, burst=10**6),
     )
-    yield create_app(options, looker)
+    return create_app(options, looker)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ schema = schemathesis.pytest.from_fixture("described").exclude(path=_ENDLESS)
 
 
 @schema.parametrize()
-@settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_every_operation_answers(case: Any) -> None:
     answer = case.call(base_url=BASE, headers={"host": "127.0.0.1:8800"})
     assert answer.status_code < 500 or answer.status_code == 507, answer.text

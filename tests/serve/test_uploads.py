@@ -443,7 +443,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return made
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_is_sent_there_is_no_failure_and_nothing_is_left(fuzzed, good, data):
     """Random bytes, images that are cut, and headers that lie: a sentence, or an image; never a failure."""
@@ -475,7 +475,7 @@ def test_whatever_is_sent_there_is_no_failure_and_nothing_is_left(fuzzed, good, 
     assert left(folder) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=st.text(max_size=60), size=st.integers(-5, 2**60), key=st.text(max_size=20))
 def test_whatever_is_announced_there_is_no_failure_and_no_path(fuzzed, name, size, key):
     client, folder = fuzzed
