@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 
-# VRT and MEM open no file here: rasterio describes every warp as a VRT in memory.
-ALLOWED = frozenset({"GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "GPKG", "GeoJSON", "VRT", "MEM"})
+# VRT, MEM and Memory open no file here: rasterio describes every warp as a VRT, and traces polygons in memory.
+ALLOWED = frozenset({"GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "GPKG", "GeoJSON", "VRT", "MEM", "Memory"})
 # rasterio and pyogrio carry a GDAL of their own each, with other drivers.
 _PACKAGES = ("rasterio", "pyogrio")
 _ASK = """
