@@ -37,16 +37,16 @@ class Limits:
     connections: int = 256
     overzoom: int = 4
     underzoom: int = 4
-    upload: int = 4 * 2**30
+    upload: int = 4 * 10**9
     uploads: int = 40
-    upload_disk: int = 40 * 2**30
+    upload_disk: int = 40 * 10**9
     upload_wait: float = 30.0
     upload_half: float = 24 * 3600.0
     upload_whole: float = 7 * 24 * 3600.0
     pixels: int = 4 * 10**9
     look: float = 60.0
     look_memory: int = 4 * 2**30
-    fetch: int = 8 * 2**30
+    fetch: int = 8 * 10**9
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ export function start(map, onChange) {
       drawing = kind;
       map.getCanvas().classList.add("crosshair");
       map.doubleClickZoom.disable();
+      map.getContainer().scrollIntoView({ block: "nearest" }); // on a phone the panel lies below it
       onChange();
     },
     end,
