@@ -420,6 +420,25 @@ def test_a_process_that_dies_or_hangs_is_replaced(tmp_path):
         found.close()
 
 
+def test_addresses_are_read_where_the_operator_allows_it_and_only_public_ones(tmp_path):
+    """Without a door of its own the process of the server resolves, as it does in earnest."""
+    (tmp_path / "work").mkdir()
+    options = Options(workspace=tmp_path / "work", urls=True, limits=FREE)
+    with TestClient(create_app(options), base_url=BASE) as client:
+        assert client.get("/api/inputs").json()["urls"] is True
+        for url, status, says in (
+            ("http://example.org/a.tif", 422, "is no https address"),
+            ("https://example.org:8443/a.tif", 422, "names the port 8443"),
+            ("https://127.0.0.1/a.tif", 409, "is not on the public Internet"),
+            ("https://[::ffff:10.0.0.1]/a.tif", 409, "is not on the public Internet"),
+            ("https://169.254.169.254/latest/meta-data", 409, "is not on the public Internet"),
+        ):
+            said = client.get("/api/look", params={"name": url})
+            assert (said.status_code, says in said.json()["detail"]) == (status, True), said.text
+        job = {"before": "http://example.org/a.tif", "after": "https://example.org/b.tif"}
+        assert client.post("/api/jobs", json=job).status_code == 422
+
+
 # --- at random ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory, looker: Looker) -> Iterator[tuple[TestClient, Path]]:

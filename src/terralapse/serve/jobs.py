@@ -255,6 +255,7 @@ class Jobs:
         if found is not None and found["state"] == "cancelled":
             for suffix in (".part", ".lock"):
                 _remove(output.with_name(output.name + suffix))
+        if found is not None and found["state"] in ("cancelled", "failed"):
             _remove(self._area(job))
 
     def _area(self, job: Job) -> Path:

@@ -167,7 +167,7 @@ def main() -> None:
 
     config = json.loads(sys.stdin.readline())
     _bound(config["memory"])
-    restrict(packages=("rasterio",))
+    restrict(packages=("rasterio",), side_files=True)  # as the analysis will see it
     shut(config["fetch"])
     import terralapse.grid.open  # noqa: F401  ready only when all is there
 

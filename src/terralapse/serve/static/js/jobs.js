@@ -71,6 +71,9 @@ export async function panel(onOpen) {
     trouble,
     el("button", { type: "submit", class: "tool primary" }, "Start"),
   );
+  form.addEventListener("change", () => {
+    trouble.hidden = true; // it was about what has just been changed
+  });
   const value = (id) => form.querySelector(`#${id}`).value;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
