@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 
-# VRT, MEM and Memory open no file here: rasterio describes every warp as a VRT, and traces polygons in memory.
+# VRT, MEM and Memory open no file here: rasterio warps by a VRT, and traces polygons in memory.
 ALLOWED = frozenset({"GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "GPKG", "GeoJSON", "VRT", "MEM", "Memory"})
 # rasterio and pyogrio carry a GDAL of their own each, with other drivers.
 _PACKAGES = ("rasterio", "pyogrio")
