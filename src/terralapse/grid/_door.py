@@ -151,7 +151,7 @@ def _http_pool(door: Door) -> type[HTTPConnectionPool]:
             return door.open(self)
 
     class Pool(HTTPConnectionPool):
-        ConnectionCls = Connection
+        ConnectionCls = Connection  # pyright: ignore[reportAssignmentType]
 
     return Pool
 
@@ -164,6 +164,6 @@ def _https_pool(door: Door) -> type[HTTPConnectionPool]:
             return door.open(self)
 
     class Pool(HTTPSConnectionPool):
-        ConnectionCls = Connection
+        ConnectionCls = Connection  # pyright: ignore[reportAssignmentType]
 
     return Pool

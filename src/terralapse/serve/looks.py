@@ -234,7 +234,9 @@ def _footprint(scene: Any) -> dict[str, Any]:
     shape = lonlat_footprint(scene)
     if shape.geom_type != "Polygon":
         shape = shape.convex_hull
-    return json.loads(shapely.to_geojson(shapely.set_precision(shapely.Polygon(shape.exterior), 1e-7)))
+    return json.loads(
+        shapely.to_geojson(shapely.set_precision(shapely.polygons(shapely.get_exterior_ring(shape)), 1e-7))
+    )
 
 
 def _said(error: TerralapseError) -> dict[str, str]:

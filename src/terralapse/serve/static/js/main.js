@@ -49,6 +49,7 @@ async function told(action) {
 // --- one result --------------------------------------------------------------------------------------
 async function show(id, asked) {
   notice(null);
+  byId("layers-toggle").hidden = false;
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
   maps.clear(map);
@@ -267,6 +268,8 @@ async function main() {
   }
   if (!first) {
     notice(list.problems.join(" "));
+    byId("layers").hidden = true;
+    byId("layers-toggle").hidden = true;
     document.documentElement.dataset.ready = "true";
     if (fresh) {
       openTab = panels.build(null, { fresh });
