@@ -49,7 +49,8 @@ async function told(action) {
 // --- one result --------------------------------------------------------------------------------------
 async function show(id, asked) {
   notice(null);
-  byId("layers-toggle").hidden = false;
+  byId("layers-toggle").hidden = false; // there is none while there is no result
+  byId("layers").hidden = byId("layers-toggle").getAttribute("aria-pressed") !== "true";
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
   maps.clear(map);
