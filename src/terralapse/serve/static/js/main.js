@@ -153,6 +153,7 @@ async function relist() {
 const openFolder = (folder) =>
   told(async () => {
     const found = (await relist()).find((r) => r.title === folder);
+    byId("panel").scrollTop = 0;
     if (found) await show(found.id, {});
     else notice("That result has been moved or removed.");
   });
