@@ -430,7 +430,7 @@ def test_addresses_are_read_where_the_operator_allows_it_and_only_public_ones(tm
             ("http://example.org/a.tif", 422, "is no https address"),
             ("https://example.org:8443/a.tif", 422, "names the port 8443"),
             ("https://127.0.0.1/a.tif", 409, "is not on the public Internet"),
-            ("https://[::ffff:10.0.0.1]/a.tif", 409, "is not on the public Internet"),
+            ("https://[::ffff:10.0.0.1]/a.tif", 422, "names a host by a number"),
             ("https://169.254.169.254/latest/meta-data", 409, "is not on the public Internet"),
         ):
             said = client.get("/api/look", params={"name": url})

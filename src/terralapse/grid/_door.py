@@ -100,6 +100,8 @@ class Door:
             raise HostileFileError(url, f"is no {' or '.join(self._schemes)} address", _HINT)
         if not parts.hostname or "@" in parts.netloc or "\\" in url or any(ord(c) <= 32 for c in url):
             raise HostileFileError(url, "names no host, or more than a host", _HINT)
+        if ":" in parts.hostname or "::" in url:  # two colons name a date of a cube elsewhere
+            raise HostileFileError(url, "names a host by a number, or holds two colons in a row", _HINT)
         if self._ports is not None and port not in self._ports:
             raise HostileFileError(url, f"names the port {port}", _HINT)
 
