@@ -108,6 +108,11 @@ class ResumeMismatchError(TerralapseError):
     """A half-finished run whose inputs or settings are not those of this one."""
 
 
+# --- servers -------------------------------------------------------------------------------------
+class ServerError(TerralapseError):
+    """A `terralapse serve` that is down, refuses, or does not answer as one, or whose analysis failed."""
+
+
 # --- language models -------------------------------------------------------------------------------
 class EndpointError(TerralapseError):
     """An endpoint of a language model that is down, slow, refuses, or does not answer as one."""

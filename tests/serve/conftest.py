@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from product_runs import build_run
 from terralapse.labels import Reason
 from terralapse.products.write import write_products
 from terralapse.serve.app import create_app
+from terralapse.serve.looks import Looker
 from terralapse.serve.options import Limits, Options
 from terralapse.workflows.series import series
 
@@ -73,3 +74,21 @@ def client(serve: Serve) -> TestClient:
 def ids(client: TestClient) -> dict[str, str]:
     """Ids by the names of the folders."""
     return {r["title"]: r["id"] for r in client.get("/api/results").json()["results"]}
+
+
+@pytest.fixture(scope="session")
+def looker() -> Iterator[Looker]:
+    """One process that looks at images, for all servers of the tests."""
+    limits = Limits()
+    made = Looker(limits.look, limits.look_memory, limits.pixels, None)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, looker: Looker) -> Iterator[TestClient]:
+    """A client of a server that takes uploads into `work` of the test's folder."""
+    (tmp_path / "work").mkdir()
+    options = Options(workspace=tmp_path / "work", uploads=True, limits=Limits(rate=1e6, burst=10**6))
+    with TestClient(create_app(options, looker), base_url=BASE) as found:
+        yield found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -23,6 +25,7 @@ from PIL import Image
 from bad_inputs import image
 from serve_clients import TOKEN
 from terralapse.serve.app import create_app
+from terralapse.serve.looks import Looker
 from terralapse.serve.options import Limits, Options
 from terralapse.workflows.demo import demo
 
@@ -46,7 +49,9 @@ MAP = "#map canvas"
 @contextmanager
 def served(*results: Path, **options: Any) -> Iterator[str]:
     """The address of a server in a thread of this process."""
-    app = create_app(Options(results, limits=Limits(rate=1e6, burst=10**6), **options))
+    limits = options.pop("limits", Limits(rate=1e6, burst=10**6))
+    looker = options.pop("looker", None)
+    app = create_app(Options(results, limits=limits, **options), looker)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -470,13 +475,13 @@ def test_axe_finds_nothing_serious(open_page, address, ids, name, scheme):
 
 # --- new analyses ------------------------------------------------------------------------------------
 @pytest.fixture
-def place(tmp_path: Path) -> dict[str, Any]:
+def place(tmp_path: Path, looker: Looker) -> dict[str, Any]:
     """A workspace and two images to compare."""
     (tmp_path / "work").mkdir()
     (tmp_path / "images").mkdir()
     image(tmp_path / "images", "first.tif", seed=1)
     image(tmp_path / "images", "second.tif", seed=2)
-    return {"workspace": tmp_path / "work", "inputs": (tmp_path / "images",)}
+    return {"workspace": tmp_path / "work", "inputs": (tmp_path / "images",), "looker": looker}
 
 
 def test_an_analysis_is_started_followed_and_shown(open_page, server, place):
@@ -521,3 +526,129 @@ def test_the_form_is_accessible(open_page, server, place):
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     found = axe.Axe().run(page).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+# --- images that are sent ----------------------------------------------------------------------------
+@pytest.fixture
+def sending(tmp_path: Path, looker: Looker) -> dict[str, Any]:
+    """A workspace that takes uploads."""
+    (tmp_path / "work").mkdir()
+    return {"workspace": tmp_path / "work", "uploads": True, "looker": looker}
+
+
+def drop(page: Any, *files: Path) -> None:
+    """Drops files on the page, as a hand would."""
+    sent = [[f.name, base64.b64encode(f.read_bytes()).decode()] for f in files]
+    held = page.evaluate_handle(
+        "(files) => { const held = new DataTransfer(); for (const [name, text] of files) { const bytes = "
+        "Uint8Array.from(atob(text), (c) => c.charCodeAt(0)); held.items.add(new File([bytes], name)); } "
+        "return held; }",
+        sent,
+    )
+    for event in ("dragenter", "dragover", "drop"):
+        page.dispatch_event("body", event, {"dataTransfer": held})
+
+
+def serious(page: Any) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_two_files_are_dropped_an_area_is_drawn_and_the_change_is_shown(open_page, server, sending, tmp_path):
+    names = ("town_20200305.tif", "town_20190710.tif")
+    files = [Path(image(tmp_path, n, seed=i, size=200)) for i, n in enumerate(names)]
+    page = open_page(server(**sending))
+    page.wait_for_selector("#choose")
+    drop(page, *files)
+    page.wait_for_selector("[data-about=before] >> text=10 July 2019")  # in the order of their dates
+    page.wait_for_selector("[data-about=after] >> text=5 March 2020")
+    text = page.inner_text("[data-about=before]")
+    for part in ("200 × 200 pixels", "3 bands (red, green, blue)", "UTM zone 33N (EPSG:32633)", "RGB image"):
+        assert part in text
+    settled(page)
+    page.wait_for_function("window.terralapse.map.getZoom() > 12")
+    lines = page.evaluate(
+        "window.terralapse.map.queryRenderedFeatures({ layers: ['new-before', 'new-after'] })"
+        ".map((f) => f.properties.which)"
+    )
+    assert set(lines) == {"before", "after"}
+    page.get_by_role("button", name="Rectangle").click()
+    box = page.locator(MAP).bounding_box()
+    middle = box["width"] / 2, box["height"] / 2
+    for dx, dy in ((-100, -90), (60, 80)):
+        page.locator(MAP).click(position={"x": middle[0] + dx, "y": middle[1] + dy})
+    page.wait_for_selector("text=Only this area is compared.")
+    west, south, east, north = map(float, page.input_value("#job-area").split(","))
+    assert west < east
+    assert south < north
+    keep(page, "drop")
+    assert serious(page) == []
+    page.select_option("#job-model", "difference")
+    page.click("text=Start")
+    page.wait_for_selector("[data-state=running] progress")
+    page.wait_for_selector("[data-state=done]", timeout=6 * WAIT)
+    page.click("[data-state=done] >> text=Show")
+    page.wait_for_selector(".sentence")
+    made = next(p for p in (tmp_path / "work").iterdir() if p.name.startswith("town-20200305"))
+    grid = json.loads((made / "run.json").read_text())["grid"]
+    assert max(grid["width"], grid["height"]) < 200
+    assert page.evaluate("window.terralapse.map.getLayer('new-area')") is None
+    keep(page, "dropped")
+
+
+def test_what_cannot_be_taken_is_said_in_the_page(open_page, server, sending, tmp_path):
+    (tmp_path / "letter.tif").write_text("dear reader, " * 40)
+    (tmp_path / "big.tif").write_bytes(b"x" * 3_000_000)
+    limits = Limits(rate=1e6, burst=10**6, upload=2_500_000)
+    page = open_page(server(**sending, limits=limits))
+    page.wait_for_selector("#choose")
+    drop(page, tmp_path / "big.tif", tmp_path / "letter.tif")
+    page.wait_for_selector("text=big.tif has 3 MB; this server takes at most 2.5 MB")
+    page.wait_for_selector("text=letter.tif: holds text, not an image. Give a GeoTIFF")
+    assert page.locator("#job-before").is_hidden()
+    page.click("text=Remove")
+    playwright.expect(page.locator("[data-sending]")).to_have_count(0)
+    for size in (0, 1, 55, 56, 63, 64, 65, 119, 1000, 100_003):
+        data = bytes(i * 7 % 251 for i in range(size))
+        script = (
+            "async ([size]) => { const { Sha256 } = await import('/static/js/sha256.js'); const h = new "
+            "Sha256(); const b = Uint8Array.from({ length: size }, (_, i) => (i * 7) % 251); "
+            "for (let at = 0; at < size; at += 777) h.add(b.subarray(at, at + 777)); return h.end(); }"
+        )
+        assert page.evaluate(script, [size]) == hashlib.sha256(data).hexdigest()
+    open_page.troubles[:] = [t for t in open_page.troubles if "422" not in t]
+
+
+def test_images_without_a_place_are_a_pair_in_pixels(open_page, server, sending, tmp_path):
+    rng = np.random.default_rng(0)
+    files = []
+    for name in ("one.png", "two.png"):
+        files.append(tmp_path / name)
+        Image.fromarray(rng.integers(0, 255, (120, 160, 3), dtype=np.uint8)).save(files[-1])
+    page = open_page(server(**sending), 390, 844)
+    page.wait_for_selector("#choose")
+    page.set_input_files("#files", files)
+    page.wait_for_selector("[data-about=after] >> text=no place on the earth")
+    page.wait_for_selector("text=areas are in pixels")
+    assert page.is_checked("#job-pixels")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    page.fill("#job-area", "300, 300, 400, 400")
+    page.keyboard.press("Enter")
+    page.select_option("#job-model", "difference")
+    page.click("text=Start")
+    page.wait_for_selector("text=lies outside of the image before: it is columns 300 to 400, rows 300 to 400")
+    page.fill("#job-area", "10, 20, 110, 100")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Only this area is compared.")
+    page.locator("#job-area").scroll_into_view_if_needed()
+    keep(page, "drop-phone")
+    assert serious(page) == []
+    page.click("text=Start")
+    page.wait_for_selector("[data-state=done]", timeout=6 * WAIT)
+    page.click("[data-state=done] >> text=Show")
+    page.wait_for_selector(".sentence")
+    assert "areas are in pixels" in page.inner_text(".warning")
+    made = next(p for p in (tmp_path / "work").iterdir() if p.name.startswith("two-"))
+    grid = json.loads((made / "run.json").read_text())["grid"]
+    assert (grid["width"], grid["height"]) == (100, 80)
+    open_page.troubles[:] = [t for t in open_page.troubles if "422" not in t]

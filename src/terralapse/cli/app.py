@@ -125,14 +125,21 @@ def change(
         bool, typer.Option("--resume", help="Go on from an interrupted run; keep the work if interrupted.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    server: Annotated[
+        str | None, typer.Option(help="Have it done by the `terralapse serve` at this address.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="TERRALAPSE_TOKEN", help="What the server of --server wants.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
     """Find what changed between two images of a place."""
     from terralapse.cli.progress import shown_progress
-    from terralapse.workflows.change import change as run
+    from terralapse.cli.remote import runner
 
+    run = runner(server, token)
     with shown_progress(quiet=quiet, verbose=verbose) as (progress, say):
         result = run(
             before,

@@ -20,6 +20,8 @@ TITLES = {
     "write": "Writing rasters",
     "products": "Writing products",
     "units": "Units",
+    "upload": "Sending the image",
+    "download": "Fetching the products",
 }
 PATIENCE_S = 2.0
 

@@ -31,12 +31,23 @@ def serve(
         list[Path] | None,
         typer.Option("--inputs", help="A folder of images that may be compared from the page; repeatable."),
     ] = None,
+    uploads: Annotated[
+        bool, typer.Option("--uploads", help="Let images be sent to the workspace from the page.")
+    ] = False,
+    upload_limit: Annotated[float, typer.Option(help="The largest image that may be sent, in GB.")] = 4.0,
+    allow_urls: Annotated[
+        bool,
+        typer.Option("--allow-urls", help="Let images be named by public https addresses (COG, STAC item)."),
+    ] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the map in the browser.")] = False,
 ) -> None:
     """Show results on a map in the browser, and start analyses from it; needs the extra `serve`."""
-    from terralapse.serve.options import Options
+    from terralapse.errors import SettingError
+    from terralapse.serve.options import Limits, Options
     from terralapse.serve.run import serve as run
 
+    if not 0 < upload_limit <= 1e6:
+        raise SettingError(f"upload-limit {upload_limit:g}", "is out of range", "Give GB, for example 4.")
     options = Options(
         tuple(results or ([] if workspace else [Path()])),
         host=host,
@@ -45,6 +56,9 @@ def serve(
         basemap=basemap,
         workspace=workspace,
         inputs=tuple(inputs or ()),
+        uploads=uploads,
+        urls=allow_urls,
+        limits=Limits(upload=int(upload_limit * 10**9)),
     )
     run(options, typer.echo, _show if show else None)
 

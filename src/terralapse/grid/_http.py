@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import HTTPError, MaxRetryError, URLSchemeUnknown
 
-from terralapse.errors import FileMissingError, TerralapseError, UnreadableFileError
+from terralapse.errors import FileMissingError, HostileFileError, TerralapseError, UnreadableFileError
+from terralapse.grid._door import Door
 
 TIMEOUT_S = 60
 CONNECTIONS = 16  # to one server; more requests at once wait for one of them
@@ -87,6 +88,8 @@ class _Again(Exception):
 
 
 def _once(method: str, url: str, wanted: dict[str, str], most: int) -> Answer:
+    if _DOOR is not None:
+        _DOOR.check(url)
     try:
         answer = _pool(url).request(
             method,
@@ -103,6 +106,9 @@ def _once(method: str, url: str, wanted: dict[str, str], most: int) -> Answer:
             if answer.length_remaining != 0:
                 answer.close()  # what is left of a body would be taken for the next answer
             answer.release_conn()
+    except URLSchemeUnknown as e:
+        hint = "Give an address that is not redirected, or redirected to https."
+        raise HostileFileError(url, "leads to an address that may not be reached", hint) from e
     except (HTTPError, OSError, ValueError) as e:
         cause = e.reason if isinstance(e, MaxRetryError) and e.reason is not None else e
         reason = re.sub(r"^<[^>]*>: ?|^.*?(?:object at 0x\w+>|Connection\([^)]*\)): ?", "", str(cause))
@@ -140,6 +146,8 @@ def _taken(url: str, answer: urllib3.BaseHTTPResponse, wanted: dict[str, str], m
         first = int(found[1])
         size = int(found[3]) if found[3] != "*" else None
     body = answer.read(most) if most else b""
+    if _DOOR is not None:
+        _DOOR.take(len(body), url)
     etag = answer.headers.get("ETag")
     # A weak and a strong tag of one version differ by the mark only.
     tag = etag.removeprefix("W/") if etag else answer.headers.get("Last-Modified")
@@ -149,19 +157,33 @@ def _taken(url: str, answer: urllib3.BaseHTTPResponse, wanted: dict[str, str], m
 # --- connections -----------------------------------------------------------------------------------
 _POOLS: dict[str | None, urllib3.PoolManager] = {}
 _LOCK = threading.Lock()
+_DOOR: Door | None = None
+_KEPT = {"num_pools": 16, "maxsize": CONNECTIONS, "block": True}
+
+
+def through(door: Door | None) -> None:
+    """From here on this process reaches nothing but what a door lets through; None opens everything again."""
+    global _DOOR
+    with _LOCK:
+        _DOOR = door
+        _POOLS.clear()
 
 
 def _pool(url: str) -> urllib3.PoolManager:
-    """The kept connections, through the proxy that the environment names for this address."""
+    """The kept connections, through the proxy that the environment names for this address, or the door."""
+    if _DOOR is not None:
+        with _LOCK:
+            if None not in _POOLS:
+                _POOLS[None] = _DOOR.pools(**_KEPT)
+            return _POOLS[None]
     parts = urlsplit(url)
     proxy = None
     if not urllib.request.proxy_bypass(parts.hostname or ""):
         proxy = urllib.request.getproxies().get(parts.scheme)
     with _LOCK:
         if proxy not in _POOLS:
-            options = {"num_pools": 16, "maxsize": CONNECTIONS, "block": True}
             _POOLS[proxy] = (
-                urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy, **options)
+                urllib3.PoolManager(**_KEPT) if proxy is None else urllib3.ProxyManager(proxy, **_KEPT)
             )
         return _POOLS[proxy]
 

@@ -18,11 +18,11 @@ from starlette.types import Scope
 
 from terralapse._version import __version__
 from terralapse.errors import TerralapseError
-from terralapse.serve import api, jobs_api, maps
+from terralapse.serve import api, maps, wmts
+from terralapse.serve.desk import Desk
 from terralapse.serve.guard import Guard
-from terralapse.serve.inputs import Inputs
-from terralapse.serve.jobs import Jobs
 from terralapse.serve.library import Library, NotThereError, said_of
+from terralapse.serve.looks import Looker
 from terralapse.serve.options import Options
 
 STATIC = Path(str(resources.files("terralapse.serve"))) / "static"
@@ -40,23 +40,27 @@ class _Static(StaticFiles):
         return response
 
 
-def create_app(options: Options) -> FastAPI:
+def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
     """The server over the results of `options`.
+
+    Args:
+        options: what to show, and what may be started.
+        looker: who looks at new images; servers of tests share one.
 
     Raises:
         TerralapseError: a folder that was named and holds a damaged result.
     """
     library = Library(options)
-    jobs = None if options.workspace is None else Jobs(options.workspace)
+    desk = None if options.workspace is None else Desk(options.workspace, options, looker)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = _THREADS
-        if jobs is not None:
-            jobs.start()
+        if desk is not None:
+            desk.start()
         yield
-        if jobs is not None:
-            jobs.stop()
+        if desk is not None:
+            desk.stop()
 
     app = FastAPI(
         title="terralapse",
@@ -68,8 +72,10 @@ def create_app(options: Options) -> FastAPI:
     )
     app.include_router(api.router(library))
     app.include_router(maps.router(library))
-    if jobs is not None:
-        app.include_router(jobs_api.router(jobs, Inputs(options.inputs)))
+    app.include_router(wmts.router(library))
+    if desk is not None:
+        for routes in desk.routers():
+            app.include_router(routes)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:

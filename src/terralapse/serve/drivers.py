@@ -11,33 +11,38 @@ import os
 import subprocess
 import sys
 
-# VRT and MEM open no file here: rasterio describes every warp as a VRT in memory.
-ALLOWED = frozenset({"GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "GPKG", "GeoJSON", "VRT", "MEM"})
+# VRT, MEM and Memory open no file here: rasterio warps by a VRT, and traces polygons in memory.
+ALLOWED = frozenset({"GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "GPKG", "GeoJSON", "VRT", "MEM", "Memory"})
 # rasterio and pyogrio carry a GDAL of their own each, with other drivers.
 _PACKAGES = ("rasterio", "pyogrio")
 _ASK = """
-import json, pyogrio, rasterio
-with rasterio.Env() as env:
-    print(json.dumps({"rasterio": list(env.drivers()), "pyogrio": list(pyogrio.list_drivers())}))
+import json, sys
+from terralapse.serve.drivers import loaded
+print(json.dumps({package: sorted(loaded(package)) for package in sys.argv[1:]}))
 """
+_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 _SETTINGS = {
     "GDAL_VRT_ENABLE_PYTHON": "NO",
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no side files: what is served is what was written
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "none-is-allowed",
     "GDAL_HTTP_PROXY": "http://127.0.0.1:9",  # nobody serves the discard port
 }
 
 
-def restrict() -> None:
+def restrict(*, packages: tuple[str, ...] = _PACKAGES, side_files: bool = False) -> None:
     """Unloads all drivers but `ALLOWED` from the GDAL of rasterio and of pyogrio, for this whole process.
+
+    Args:
+        packages: one of the two, in a process that never imports the other.
+        side_files: read what lies beside an image (world files, masks), as the command line does. What is
+            shown is what was written, without.
 
     Raises:
         RuntimeError: GDAL was used before, so that it cannot be restricted any more.
     """
-    os.environ.update(_SETTINGS)
-    known = _known()
-    for package in _PACKAGES:
+    os.environ.update(_SETTINGS | ({} if side_files else _ALONE))
+    known = _known(packages)
+    for package in packages:
         os.environ["GDAL_SKIP"] = ",".join(sorted(set(known[package]) - ALLOWED))
         left = loaded(package)
         if left - ALLOWED:
@@ -57,8 +62,8 @@ def loaded(package: str) -> set[str]:
     return set(pyogrio.list_drivers())
 
 
-def _known() -> dict[str, list[str]]:
+def _known(packages: tuple[str, ...]) -> dict[str, list[str]]:
     """Asked of another process, because asking loads them."""
     clean = {k: v for k, v in os.environ.items() if k != "GDAL_SKIP"}
-    done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, check=True, env=clean)
+    done = subprocess.run([sys.executable, "-c", _ASK, *packages], capture_output=True, check=True, env=clean)
     return json.loads(done.stdout)

@@ -21,8 +21,8 @@ from terralapse.serve.options import Options
 
 COOKIE = "terralapse_token"
 _READING = ("GET", "HEAD")
-_WRITING = ("POST", "DELETE")
-_JOBS = "/api/jobs"
+_WRITING = {"/api/jobs": ("POST", "DELETE"), "/api/uploads": ("POST", "PATCH", "DELETE")}
+_PIECES = "application/offset+octet-stream"
 _BODY = 64 * 1024  # of what describes an analysis
 _MOST_CLIENTS = 4096
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -121,11 +121,13 @@ class Guard:
         if self._may_write(scope):
             if not _same_site(headers):
                 return 403, "Only the page of this server may do this.", {}
-            length = int(body) if body.isdecimal() else _BODY + 1
-            if length > _BODY or "transfer-encoding" in headers:
-                return 413, "The request is too large.", {"connection": "close"}
-            if length and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-                return 415, "Send JSON.", {}
+            patch = scope["method"] == "PATCH"
+            most, kind = (self._options.limits.upload, _PIECES) if patch else (_BODY, "application/json")
+            length = int(body) if body.isdecimal() and len(body) < 20 else most + 1
+            if length > most or "transfer-encoding" in headers:
+                return 413, "The request is too large, or does not say how large.", {"connection": "close"}
+            if length and headers.get("content-type", "").partition(";")[0].strip() != kind:
+                return 415, f"Send {kind if patch else 'JSON'}.", {}
         elif scope["method"] not in _READING:
             return 405, "This can only be read.", {"allow": ", ".join(_READING)}
         elif body != "0" or "transfer-encoding" in headers:
@@ -140,10 +142,13 @@ class Guard:
         return None
 
     def _may_write(self, scope: Scope) -> bool:
-        """Only analyses can be started and cancelled, and only where the operator allows them."""
-        if self._options.workspace is None or scope["method"] not in _WRITING:
-            return False
-        return scope["path"] == _JOBS or scope["path"].startswith(f"{_JOBS}/")
+        """Only analyses can be started and cancelled and images be sent, where the operator allows it."""
+        allowed = {"/api/jobs": self._options.workspace is not None, "/api/uploads": self._options.uploads}
+        return any(
+            allowed[root] and scope["method"] in methods
+            for root, methods in _WRITING.items()
+            if scope["path"] == root or scope["path"].startswith(f"{root}/")
+        )
 
     def _token(self, scope: Scope, headers: Headers) -> tuple[int, str, dict[str, str]] | None:
         token = self._options.token

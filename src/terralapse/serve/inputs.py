@@ -44,10 +44,11 @@ class Inputs:
         return dict(sorted(found.items()))
 
     def describe(self) -> list[dict[str, Any]]:
-        """Name, kind (`image` or `tiles`) and bytes of each."""
+        """Name, title, kind (`image` or `tiles`) and bytes of each."""
         return [
             {
                 "name": name,
+                "title": name,
                 "kind": "tiles" if path.is_dir() else "image",
                 "bytes": None if path.is_dir() else path.stat().st_size,
             }

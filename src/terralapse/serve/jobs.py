@@ -25,6 +25,7 @@ from terralapse.serve.worker import ABANDONED
 
 MOST_WAITING = 100
 _FILE = ".terralapse-jobs.sqlite"
+_AREAS = ".terralapse-areas"
 _PATIENCE = 20.0  # seconds from the wish to stop to the end of patience
 _OFTEN = 0.2  # seconds between two notes of progress
 
@@ -70,11 +71,13 @@ class Jobs:
     Args:
         workspace: where results appear and the queue is kept.
         command: what starts a worker; tests give another.
+        fetch: bytes that an analysis may read from public addresses; None lets it reach none.
     """
 
-    def __init__(self, workspace: Path, command: tuple[str, ...] = ()) -> None:
+    def __init__(self, workspace: Path, command: tuple[str, ...] = (), fetch: int | None = None) -> None:
         self._workspace = workspace.resolve()
         self._command = command or (sys.executable, "-m", "terralapse.serve.worker")
+        self._fetch = fetch
         self._engine = create_engine(f"sqlite:///{self._workspace / _FILE}")
         Base.metadata.create_all(self._engine)
         self._wake = threading.Condition()
@@ -113,9 +116,10 @@ class Jobs:
         self._engine.dispose()
 
     def add(
-        self, before: tuple[str, Path], after: tuple[str, Path], settings: Mapping[str, Any]
+        self, before: tuple[str, Path | str], after: tuple[str, Path | str], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Queues an analysis of two inputs, each a name and where it lies.
+        """Queues an analysis of two inputs, each a name and where it lies: a path or an address. `area` of
+        the settings is a polygon as GeoJSON in degrees.
 
         Raises:
             QueueFullError: too many wait.
@@ -156,6 +160,12 @@ class Jobs:
         with Session(self._engine) as session:
             job = session.get(Job, identity)
             return None if job is None else job.as_dict()
+
+    def in_use(self) -> set[str]:
+        """Where the inputs lie of what waits or runs."""
+        with Session(self._engine) as session:
+            jobs = session.scalars(select(Job).where(Job.state.in_(("queued", "running"))))
+            return {path for job in jobs for path in (job.before_path, job.after_path)}
 
     def cancel(self, identity: str) -> bool:
         """Ends one that waits or runs, and removes what it has written so far; False for any other."""
@@ -214,7 +224,8 @@ class Jobs:
             "before": job.before_path,
             "after": job.after_path,
             "output": str(output),
-            "settings": json.loads(job.settings),
+            "settings": self._settings(job),
+            "fetch": self._fetch,
         }
         said, last = "", 0.0
         try:
@@ -244,6 +255,23 @@ class Jobs:
         if found is not None and found["state"] == "cancelled":
             for suffix in (".part", ".lock"):
                 _remove(output.with_name(output.name + suffix))
+        if found is not None and found["state"] in ("cancelled", "failed"):
+            _remove(self._area(job))
+
+    def _area(self, job: Job) -> Path:
+        return self._workspace / _AREAS / f"{job.output}.geojson"
+
+    def _settings(self, job: Job) -> dict[str, Any]:
+        """As the analysis takes them: the area is a file, which stays as long as the record names it."""
+        settings = json.loads(job.settings)
+        area = settings.pop("area", None)
+        if area is not None:
+            path = self._area(job)
+            path.parent.mkdir(exist_ok=True)
+            feature = {"type": "Feature", "properties": {}, "geometry": area}
+            path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+            settings["aoi"] = str(path)
+        return settings
 
     def _note(self, identity: str, only: str, **values: Any) -> None:
         """Writes values of a job that is still in the state `only`."""

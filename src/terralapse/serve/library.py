@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from affine import Affine
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from terralapse.errors import TerralapseError, UnreadableFileError
+from terralapse.grid._georef import LOCAL_GRID
 from terralapse.products.alignment import view
 from terralapse.products.histogram import break_days, histogram
 from terralapse.serve.layers import Layer, layers_of
@@ -177,6 +180,7 @@ class Library:
         numbers = {k: v for k, v in said.items() if isinstance(v, int | float)}
         files = result.files()
         links = {"facts": f"{base}/facts", "run": f"{base}/run", "ogc": f"{base}/features"}
+        links |= {"wmts": f"/tiles/{result.id}/WMTSCapabilities.xml"}
         links |= {"alignment": f"{base}/alignment"} if "alignment.json" in files else {}
         links |= {"stats": f"{base}/stats"} if "stats.csv" in files else {}
         if "break_days.tif" in files:
@@ -195,6 +199,7 @@ class Library:
             "numbers": numbers,
             "dates": _dates(result),
             "crs": run["grid"].get("crs"),
+            "pixel_grid": _on_pixels(run),
             "bounds": [side(b[i] for b in boxes) for i, side in enumerate(sides)] if boxes else None,
             "layers": layers,
             "files": [_file(base, name, path) for name, path in files.items()],
@@ -238,6 +243,17 @@ def _dates(result: Result) -> dict[str, Any]:
     if result.kind == "series":
         return {"series": sorted(str(i["time"])[:10] for i in inputs if i.get("time"))}
     return {which: inputs.get(which, {}).get("time") for which in ("before", "after")}
+
+
+def _on_pixels(run: dict[str, Any]) -> bool:
+    """Whether a run put images without a place on a grid of one metre a pixel."""
+    settings = run.get("settings")
+    if not isinstance(settings, dict) or not settings.get("pixel_grid"):
+        return False
+    try:
+        return CRS.from_user_input(run["grid"].get("crs")) == CRS.from_user_input(LOCAL_GRID)
+    except CRSError:
+        return False
 
 
 def _file(base: str, name: str, path: Path) -> dict[str, Any]:

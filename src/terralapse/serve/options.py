@@ -23,7 +23,10 @@ class Limits:
     `rate` requests a second on average and `burst` at once, for each address; `url` is the longest address
     in characters; `vertices` of polygons in one answer; `cache` bytes of tiles kept in memory;
     `connections` open at once; `overzoom` levels beyond the pixels of a layer and `underzoom` before it is
-    a dot.
+    a dot. Of uploads: `upload` bytes of one, `uploads` files and `upload_disk` bytes of all, `upload_wait`
+    seconds without a byte before a transfer is given up, `upload_half` seconds for which half of a file is
+    kept and `upload_whole` for which a whole one is. Of any new image: `pixels` that it may declare,
+    `look` seconds and `look_memory` bytes to look at it, `fetch` bytes to read of it from an address.
     """
 
     rate: float = 100.0
@@ -34,6 +37,16 @@ class Limits:
     connections: int = 256
     overzoom: int = 4
     underzoom: int = 4
+    upload: int = 4 * 10**9
+    uploads: int = 40
+    upload_disk: int = 40 * 10**9
+    upload_wait: float = 30.0
+    upload_half: float = 24 * 3600.0
+    upload_whole: float = 7 * 24 * 3600.0
+    pixels: int = 4 * 10**9
+    look: float = 60.0
+    look_memory: int = 4 * 2**30
+    fetch: int = 8 * 10**9
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,8 @@ class Options:
             reach.
         workspace: where analyses that are started from the page are kept; None allows none.
         inputs: folders whose images may be compared; needs `workspace`.
+        uploads: whether images may be sent to the workspace.
+        urls: whether images may be named by a public https address.
         limits: see `Limits`.
 
     Raises:
@@ -64,6 +79,8 @@ class Options:
     basemap: str | None = None
     workspace: Path | None = None
     inputs: tuple[Path, ...] = ()
+    uploads: bool = False
+    urls: bool = False
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -73,11 +90,11 @@ class Options:
         for folder in (*self.inputs, *(() if self.workspace is None else (self.workspace,))):
             if not folder.is_dir():
                 raise FileMissingError(folder, "is no folder", "Make it, or give another.")
-        if bool(self.inputs) != (self.workspace is not None):
+        if bool(self.inputs or self.uploads or self.urls) != (self.workspace is not None):
             raise SettingError(
                 "workspace and inputs",
                 "are only of use together",
-                "Give --workspace for results and --inputs for images that may be compared.",
+                "Give --workspace for results, and --inputs, --uploads or --allow-urls for what to compare.",
             )
         if not 0 <= self.port <= 65535:
             raise SettingError(f"port {self.port}", "is out of range", "Choose one of 1 to 65535, or 0.")

@@ -17,6 +17,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from terralapse.errors import TerralapseError
+from terralapse.serve.drivers import restrict
+from terralapse.serve.looks import shut
 
 ABANDONED = 75  # EX_TEMPFAIL
 
@@ -26,13 +28,15 @@ def main() -> int:
     task = json.loads(sys.stdin.readline())
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_watch, daemon=True).start()
+    restrict(side_files=True)
+    shut(task.get("fetch"))
     from terralapse.workflows.change import change
 
     said: list[str] = []
     try:
         change(
-            Path(task["before"]),
-            Path(task["after"]),
+            task["before"],
+            task["after"],
             Path(task["output"]),
             resume=True,
             progress=lambda stage, done, total: _tell(stage=stage, share=done / total if total else 0.0),

@@ -1,8 +1,9 @@
-// A new analysis: two images that the operator allows, a model, a threshold; and how those before are doing.
+// A new analysis: two images, an area, a model, a threshold; and how those before are doing.
 
 import { Failure, get, send } from "./api.js";
 import { el } from "./dom.js";
-import { bytes, percent } from "./format.js";
+import { percent } from "./format.js";
+import * as fresh from "./fresh.js";
 
 const WORDS = {
   queued: "waits", running: "runs", done: "done", failed: "failed", cancelled: "cancelled",
@@ -36,7 +37,7 @@ function field(id, title, properties) {
 
 /** The form and the list. `onOpen` shows the result of a folder. */
 export async function panel(onOpen) {
-  const { inputs, models } = await get("/api/inputs");
+  const offered = await get("/api/inputs");
   const list = el("ul", { class: "jobs", "aria-label": "Analyses" });
   const rows = new Map();
   showList = () => {
@@ -48,38 +49,42 @@ export async function panel(onOpen) {
     if (nodes.length !== list.children.length || nodes[0] !== list.firstChild) list.replaceChildren(...nodes);
   };
   showList();
-  if (!inputs.length) {
+  if (!offered.inputs.length && !offered.uploads && !offered.urls) {
     return [el("p", {}, "There are no images in the folders that the operator allows."), list];
   }
-  const images = () =>
-    inputs.map((i) => el("option", { value: i.name }, `${i.name}${i.kind === "tiles" ? " (all tiles)" : `, ${bytes(i.bytes)}`}`));
-  const before = choice("job-before", "Image before", images());
-  const after = choice("job-after", "Image after", images());
-  if (inputs.length > 1) after.querySelector("select").selectedIndex = 1;
   const trouble = el("p", { class: "trouble", role: "alert", hidden: true });
+  const pixels = el("input", { type: "checkbox", id: "job-pixels" });
+  const images = fresh.part(offered, (without) => {
+    pixels.checked = without;
+  });
   const form = el(
     "form", { class: "new-job" },
-    before, after,
+    images.nodes,
     choice("job-model", "Model", [
       el("option", { value: "auto" }, "auto: what fits the images"),
-      ...models.map((m) => el("option", { value: m.slug }, m.slug)),
+      ...offered.models.map((m) => el("option", { value: m.slug }, m.slug)),
     ]),
     field("job-threshold", "Threshold (empty: the model's own)", { type: "number", min: 0, max: 1, step: "any" }),
     field("job-date-before", "Date before, if the file has none", { type: "date" }),
     field("job-date-after", "Date after, if the file has none", { type: "date" }),
-    el("label", { class: "check" }, el("input", { type: "checkbox", id: "job-pixels" }), "The images have no place: compare pixel by pixel"),
+    el("label", { class: "check" }, pixels, "The images have no place: compare pixel by pixel"),
     trouble,
     el("button", { type: "submit", class: "tool primary" }, "Start"),
   );
+  form.addEventListener("change", () => {
+    trouble.hidden = true; // it was about what has just been changed
+  });
   const value = (id) => form.querySelector(`#${id}`).value;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     trouble.hidden = true;
-    const asked = { before: value("job-before"), after: value("job-after"), model: value("job-model") };
+    const chosen = images.value();
+    if (!chosen) return;
+    const asked = { ...chosen, model: value("job-model") };
     if (value("job-threshold")) asked.threshold = Number(value("job-threshold"));
     if (value("job-date-before")) asked.date_before = value("job-date-before");
     if (value("job-date-after")) asked.date_after = value("job-date-after");
-    if (form.querySelector("#job-pixels").checked) asked.pixel_grid = true;
+    if (pixels.checked) asked.pixel_grid = true;
     try {
       await send("POST", "/api/jobs", asked);
     } catch (error) {
@@ -91,6 +96,9 @@ export async function panel(onOpen) {
   return [form, el("h3", {}, "Analyses"), list];
 }
 
+/** What was sent is called by its id and its name; the name is enough for a person. */
+const short = (name) => name.replace(/^upload:[0-9a-f]+\//, "");
+
 /** A line of the list; `update` changes what differs, so that a button that is being pressed stays. */
 function row(first, onOpen) {
   let job = first;
@@ -99,7 +107,7 @@ function row(first, onOpen) {
   const message = el("span", { class: "job-message" });
   const cancel = el("button", { type: "button", class: "link", onclick: () => stop(job, message) }, "Cancel");
   const open = el("button", { type: "button", class: "link", onclick: () => onOpen(job.output) }, "Show");
-  const node = el("li", { "data-job": job.id }, el("strong", {}, `${job.before} → ${job.after}`), doing, bar, message, cancel, open);
+  const node = el("li", { "data-job": job.id }, el("strong", {}, `${short(job.before)} → ${short(job.after)}`), doing, bar, message, cancel, open);
   const update = (next) => {
     job = next;
     const running = job.state === "running";

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { byId, el } from "./dom.js";
+import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
 import * as graticule from "./graticule.js";
 import * as jobs from "./jobs.js";
@@ -48,6 +49,8 @@ async function told(action) {
 // --- one result --------------------------------------------------------------------------------------
 async function show(id, asked) {
   notice(null);
+  byId("layers-toggle").hidden = false; // there is none while there is no result
+  byId("layers").hidden = byId("layers-toggle").getAttribute("aria-pressed") !== "true";
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
   maps.clear(map);
@@ -150,9 +153,15 @@ async function relist() {
 const openFolder = (folder) =>
   told(async () => {
     const found = (await relist()).find((r) => r.title === folder);
+    byId("panel").scrollTop = 0;
     if (found) await show(found.id, {});
     else notice("That result has been moved or removed.");
   });
+
+/** The panel of a new analysis, where it is not open already. */
+function openNew() {
+  if (byId("tab-new")?.getAttribute("aria-selected") !== "true") openTab?.("new");
+}
 
 // --- theme -------------------------------------------------------------------------------------------
 const themes = ["auto", "light", "dark"];
@@ -187,6 +196,12 @@ function toggleLayers() {
   byId("layers-toggle").setAttribute("aria-pressed", String(!node.hidden));
 }
 
+function escape() {
+  if (measure.active()) measure.stop();
+  else if (drafting.drawing()) drafting.stopDrawing();
+  else unpick();
+}
+
 function wire() {
   byId("results").addEventListener("change", (e) => told(() => show(e.target.value, {})));
   byId("fit").addEventListener("click", () => fit());
@@ -195,14 +210,14 @@ function wire() {
   byId("theme").addEventListener("click", () => theme(true));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => maps.recolour(map));
   map.on("click", (event) => {
-    if (measure.active()) return;
+    if (measure.active() || drafting.drawing()) return;
     const id = maps.polygonAt(map, event.point);
     if (id === null) unpick();
     else pick(id, false);
   });
   map.on("mousemove", (event) => {
     const over = maps.polygonAt(map, event.point) !== null;
-    map.getCanvas().classList.toggle("pointing", over && !measure.active());
+    map.getCanvas().classList.toggle("pointing", over && !measure.active() && !drafting.drawing());
     if (measure.active()) return;
     const { lng, lat } = event.lngLat;
     const row = (-Math.log(Math.tan(Math.PI / 4 + (lat * Math.PI) / 360)) * 180 * METRES) / Math.PI;
@@ -223,7 +238,7 @@ function wire() {
     { keys: "L", text: "Layers shown and hidden", match: one("l"), run: toggleLayers },
     { keys: "D", text: "Downloads", match: one("d"), run: () => openTab?.("files") },
     { keys: "T", text: "Light, dark, or as the system has it", match: one("t"), run: () => theme(true) },
-    { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: () => (measure.active() ? measure.stop() : unpick()) },
+    { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: escape },
   ]);
 }
 
@@ -249,11 +264,14 @@ async function main() {
   swipe.start(map);
   wire();
   if (list.jobs) {
+    await drafting.prepare(map, openNew);
     fresh = () => jobs.panel(openFolder);
     jobs.follow(() => told(relist));
   }
   if (!first) {
     notice(list.problems.join(" "));
+    byId("layers").hidden = true;
+    byId("layers-toggle").hidden = true;
     document.documentElement.dataset.ready = "true";
     if (fresh) {
       openTab = panels.build(null, { fresh });

@@ -38,6 +38,7 @@ function show(tabs) {
       tab.tabIndex = on ? 0 : -1;
     }
     body.setAttribute("aria-labelledby", `tab-${name}`);
+    document.dispatchEvent(new CustomEvent("terralapse-tab", { detail: name }));
     let made;
     try {
       made = await tabs.find((t) => t[0] === name)[2]();
@@ -81,6 +82,9 @@ async function summary(result, facts, onPick) {
   return [
     result.crs === null
       ? el("p", { class: "warning" }, "The images have no place on the earth: areas are in pixels, and the map shows them as they are.")
+      : null,
+    result.pixel_grid
+      ? el("p", { class: "warning" }, "The images have no place on the earth: areas are in pixels. A pixel counts as a square of one metre, so 1 m² is one pixel.")
       : null,
     el("dl", { class: "tiles" }, known.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))),
     el("div", { class: "sentences" }, result.sentences.map((s) => sentence(s, facts, onPick))),
@@ -279,6 +283,7 @@ function downloads(result) {
     el(
       "ul", { class: "addresses" },
       result.links.polygons ? link("OGC API - Features", location.origin + result.links.ogc) : null,
+      link("WMTS, all layers", location.origin + result.links.wmts),
       ...tiles,
     ),
   ];
