@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 from terralapse.data.chat import Chats, plain_text
 from terralapse.errors import OutputExistsError, SettingError
-from terralapse.layers.language_model import IGNORED, LanguageModel, load_language_model, transformers
+from terralapse.layers.chat_models import library
+from terralapse.layers.language_model import IGNORED, LanguageModel, load_language_model
 
 END = "</s>"
 SOFT = 8  # vectors before a text
@@ -64,10 +65,10 @@ def make_language_model(
         raise OutputExistsError(out, "is not empty", "Name another folder.")
     if not texts:
         raise SettingError("texts", "are none", "Give instructions with their answers.")
-    library = transformers()
+    known = library()
     tokenizer = _pieces(texts, how.tokens)
     torch.manual_seed(how.seed)
-    config = library.LlamaConfig(
+    config = known.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=how.width,
         intermediate_size=2 * how.width,
@@ -79,7 +80,7 @@ def make_language_model(
         pad_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
     )
-    model = library.LlamaForCausalLM(config)
+    model = known.LlamaForCausalLM(config)
     _train(model, tokenizer, texts, how)
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
@@ -92,13 +93,13 @@ def _pieces(texts: Sequence[tuple[str, str]], size: int) -> Any:
     words."""
     library = importlib.import_module("tokenizers")
     bytes_ = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
-    whole = library.Tokenizer(library.models.BPE())
+    whole = known.Tokenizer(library.models.BPE())
     whole.pre_tokenizer, whole.decoder = bytes_, library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
         vocab_size=size, special_tokens=[END], initial_alphabet=bytes_.alphabet(), show_progress=False
     )
     whole.train_from_iterator((part for text in texts for part in text), trainer)
-    return transformers().PreTrainedTokenizerFast(
+    return library().PreTrainedTokenizerFast(
         tokenizer_object=whole, eos_token=END, bos_token=END, clean_up_tokenization_spaces=False
     )
 

@@ -118,6 +118,43 @@ def _fetched(hub: str, revision: str) -> Path:
         ) from error
 
 
+def read_model(
+    name: str | Path,
+    kind: str = "AutoModelForCausalLM",
+    reader: str | None = "AutoTokenizer",
+    dtype: Any = "auto",
+) -> tuple[Path, Any, Any]:
+    """The folder of a model, the model, and its tokenizer or processor (None where none is wanted).
+
+    Args:
+        name: see `model_folder`.
+        kind, reader: classes of `transformers`.
+        dtype: of the weights; `auto` keeps half precision where the file has it, because that is what fits
+            the memory of its users.
+
+    Raises:
+        MissingExtraError, and what `model_folder` raises.
+        UnsafeWeightsError: it would run code of its own.
+        UnreadableFileError: its files do not belong together, or are of a kind that is not known.
+    """
+    known = library()
+    folder = model_folder(name)
+    known.utils.logging.disable_progress_bar()
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        model = getattr(known, kind).from_pretrained(folder, use_safetensors=True, dtype=dtype, **safe)
+        return folder, model, getattr(known, reader).from_pretrained(folder, **safe) if reader else None
+    except Exception as error:  # whatever a foreign folder makes transformers stumble over
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise UnsafeWeightsError(
+                folder, "needs code of its own, which is not run", "Use a model that transformers knows."
+            ) from error
+        said = " ".join(str(error).split())[:200]
+        raise UnreadableFileError(
+            folder, f"cannot be loaded ({said})", "Check that the folder is whole, or renew transformers."
+        ) from error
+
+
 class ChatModel:
     """A model that is talked to.
 
@@ -127,25 +164,18 @@ class ChatModel:
         device: `auto`, or one of torch.
 
     Raises:
-        MissingExtraError, and what `model_folder` raises.
-        UnsafeWeightsError: it would run code of its own.
-        UnreadableFileError: its files do not belong together, or are of a kind that is not known.
+        what `read_model` raises.
         SettingError: it has no template for a talk.
     """
 
     def __init__(self, name: str | Path, *, sees: bool = False, device: str = "auto") -> None:
-        known = library()
-        self.folder, self.sees = model_folder(name), sees
-        maker = known.AutoModelForImageTextToText if sees else known.AutoModelForCausalLM
-        reader = known.AutoProcessor if sees else known.AutoTokenizer
-        known.utils.logging.disable_progress_bar()
-        safe = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            # Half precision is kept where the model has it: that is what fits the memory of its users.
-            model = maker.from_pretrained(self.folder, use_safetensors=True, dtype="auto", **safe)
-            processor = reader.from_pretrained(self.folder, **safe)
-        except Exception as error:  # whatever a foreign folder makes transformers stumble over
-            raise self._unfit(error) from error
+        self.sees = sees
+        kinds = (
+            ("AutoModelForImageTextToText", "AutoProcessor")
+            if sees
+            else ("AutoModelForCausalLM", "AutoTokenizer")
+        )
+        self.folder, model, processor = read_model(name, *kinds)
         self._start(model, processor, device)
 
     @classmethod
@@ -179,18 +209,6 @@ class ChatModel:
     def device(self) -> str:
         """Where it runs."""
         return str(self._model.device)
-
-    def _unfit(self, error: Exception) -> UnsafeWeightsError | UnreadableFileError:
-        if "trust_remote_code" in str(error) or "custom code" in str(error):
-            return UnsafeWeightsError(
-                self.folder, "needs code of its own, which is not run", "Use a model that transformers knows."
-            )
-        said = " ".join(str(error).split())[:200]
-        return UnreadableFileError(
-            self.folder,
-            f"cannot be loaded ({said})",
-            "Check that the folder is whole, or renew transformers.",
-        )
 
     def write(
         self,

@@ -9,7 +9,6 @@ and without code of its own. What is given to it before a text are vectors of th
 from __future__ import annotations
 
 import importlib
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,31 +17,15 @@ from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
-from terralapse.errors import FileMissingError, MissingExtraError, SettingError, UnreadableFileError
+from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
+from terralapse.layers.chat_models import library, read_model
 
 IGNORED = -100  # a place whose token is not taught
 INSTRUCTION, ANSWER = 128, 256  # tokens, the first and the last of all included
-_HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Start = Literal["end", "own"]
-
-
-def transformers() -> Any:
-    """The package.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "language models", "need transformers", "Install it with: pip install 'terralapse[language]'"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -188,7 +171,7 @@ class LanguageModel:
             ]
         )
         seen = torch.cat([(places >= short).long(), short.new_ones(soft.shape[:2])], dim=1)
-        config = transformers().GenerationConfig(
+        config = library().GenerationConfig(
             num_beams=how.beams,
             max_new_tokens=how.longest,
             min_new_tokens=how.least,
@@ -206,26 +189,6 @@ class LanguageModel:
 
 
 # --- from files --------------------------------------------------------------------------------------------
-def _place(source: Path | str) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` takes: a folder, or a name with its commit.
-
-    Raises:
-        FileMissingError, SettingError: neither.
-    """
-    if Path(source).is_dir():
-        return str(source), {"local_files_only": True}
-    match = _HUB.fullmatch(str(source))
-    if match is None or Path(source).is_absolute():
-        raise FileMissingError(source, "is no folder", "Give the folder of a language model.")
-    if not _COMMIT.fullmatch(match["revision"] or ""):
-        raise SettingError(
-            source,
-            "is no folder, and as a name of the hub it pins no commit",
-            "Give a folder, or owner/name@ and the 40 digits of a commit.",
-        )
-    return match["name"], {"revision": match["revision"]}
-
-
 def load_language_model(source: Path | str, start: Start = "end", dtype: str = "auto") -> LanguageModel:
     """A language model from a folder or from the hub.
 
@@ -236,36 +199,12 @@ def load_language_model(source: Path | str, start: Start = "end", dtype: str = "
         dtype: `auto` for that of the file, or `float32`, `float16` or `bfloat16`.
 
     Raises:
-        MissingExtraError: `transformers` is not installed.
-        FileMissingError, SettingError: no such folder, a name without a commit, or no such type.
-        UnreadableFileError: it holds no causal language model in safetensors, or needs code of its own.
+        SettingError: no such type.
+        others: those of `terralapse.layers.chat_models.read_model`.
     """
     if dtype not in ("auto", "float32", "float16", "bfloat16"):
         raise SettingError(f"dtype={dtype}", "no such type", "Choose auto, float32, float16 or bfloat16.")
-    name, where = _place(source)
-    library = transformers()
-    if where.get("local_files_only") and not any(Path(name).glob("*.safetensors")):
-        raise UnreadableFileError(
-            name,
-            "holds no safetensors",
-            "Save the model with save_pretrained where its files are trusted; pickled files are not read.",
-        )
-    try:
-        tokenizer = library.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
-        model = library.AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            **where,
-        )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnreadableFileError(
-            source,
-            f"could not be read as a causal language model in safetensors ({said[0]})",
-            "Give a folder with config.json, model.safetensors and its tokenizer.",
-        ) from error
+    _, model, tokenizer = read_model(source, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
     return LanguageModel(model, tokenizer, start)
 
 
@@ -305,7 +244,7 @@ class BertTokens:
         path = path / "vocab.txt" if path.is_dir() else path
         if not path.is_file():
             raise FileMissingError(path, "is not there", "Give vocab.txt of bert-base-uncased.")
-        transformers()  # whose dependency `tokenizers` is
+        library()  # whose dependency `tokenizers` is
         pieces = importlib.import_module("tokenizers")
         self._pieces: Any = pieces.BertWordPieceTokenizer(str(path), lowercase=True)
         self._first, self._last = (self._pieces.token_to_id(t) for t in ("[CLS]", "[SEP]"))
@@ -333,7 +272,7 @@ def subwords(path: Path | str) -> Any:
         MissingExtraError: `transformers` is not installed.
         FileMissingError, UnreadableFileError: there is no such file, or it is no tokenizer.
     """
-    transformers()
+    library()
     if not Path(path).is_file():
         raise FileMissingError(path, "is not there", "Give the file tokenizer.json.")
     try:

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
 from terralapse.data.dvl import DvlQuestion, Part, message
 from terralapse.data.pictures import read_rgb
-from terralapse.errors import MissingExtraError, ModelInputError, SettingError, SystemNotReadyError
+from terralapse.errors import ModelInputError, SettingError, SystemNotReadyError
+from terralapse.layers.chat_models import library, read_model
 from terralapse.layers.chat_tokens import END, IMAGE, QA, SE, SEG, Bytes, Hub, Tokenizer, official_sam
 from terralapse.layers.lora import Chosen, add_lora
 from terralapse.layers.weights import load_strict, read_tensors
@@ -421,20 +422,10 @@ def load_trained(network: DVLChat, path: Path | str) -> None:
     network.load_state_dict(filled, strict=False)  # all names were checked
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError(
-            "dvl-suite", "needs transformers, which is not installed", "pip install 'terralapse[language]'."
-        ) from error
-    return transformers
-
-
 def _read_sam(t: Any, path: Path) -> Any:
     """SAM from the folder of a `SamModel`, or from Meta's file of ViT-H."""
     if path.is_dir():
-        return t.SamModel.from_pretrained(str(path), local_files_only=True)
+        return read_model(path, "SamModel", None)[1]
     huge = t.SamVisionConfig(
         hidden_size=1280,
         num_hidden_layers=32,
@@ -448,7 +439,7 @@ def _read_sam(t: Any, path: Path) -> Any:
 
 def tiny_language(words: int, width: int = 64, layers: int = 2) -> Any:
     """A random language model of the family of Qwen2, small enough for a test."""
-    t = _transformers()
+    t = library()
     config = t.Qwen2Config(
         vocab_size=words,
         hidden_size=width,
@@ -464,7 +455,7 @@ def tiny_language(words: int, width: int = 64, layers: int = 2) -> Any:
 
 def tiny_sam(side: int = 64) -> Any:
     """A random SAM for images of `side` pixels."""
-    t = _transformers()
+    t = library()
     patch, width = 8, 32
     return t.SamModel(
         t.SamConfig(
@@ -522,7 +513,7 @@ def build(
     """
     size = SIZES[card.slug.partition("/")[2] or "dvlchat"]
     size = replace(size, layers=tuple(layers or size.layers), rank=rank or size.rank)
-    t = _transformers()
+    t = library()
     if card is NANO_CARD or card.slug == NANO_CARD.slug:
         tokenizer = tokenizer or Bytes()
         language = tiny_language(len(Bytes())) if language is None else language
@@ -535,9 +526,8 @@ def build(
                 f"Give the folder of one as {name}=, or build {NANO_CARD.slug}.",
             )
     if isinstance(language, str | Path):
-        folder = str(language)
-        tokenizer = Hub(t.AutoTokenizer.from_pretrained(folder, local_files_only=True))
-        language = t.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        _, language, words = read_model(language)
+        tokenizer = Hub(words)
         language.resize_token_embeddings(len(tokenizer))
     if isinstance(sam, str | Path):
         sam = _read_sam(t, Path(sam))
