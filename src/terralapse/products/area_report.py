@@ -148,7 +148,7 @@ def _cautions(
         if outside < _FEW:
             said.append(
                 f"{sample.classes[name]}: only {outside} points outside of what is mapped so were found to be "
-                "it. Its interval is likely too short; more points where the map shows something else would tell."
+                "it. Its interval is likely too short; more points of the other strata would tell."
             )
     return tuple(said)
 
