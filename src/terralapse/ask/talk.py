@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,12 @@ class Conversation:
 
             self._agent = Agent(**{k: v for k, v in agent.items() if v is not None})
 
-    def ask(self, question: str) -> Answer:
+    def ask(self, question: str, told: Callable[[str], None] | None = None) -> Answer:
         """The answer to the next question.
+
+        Args:
+            question: in English.
+            told: called with the name of each tool that a language model calls on the way.
 
         Raises:
             EndpointError: the language model cannot be reached or does not answer as one.
@@ -68,7 +73,7 @@ class Conversation:
             answer, self._last = by_rules(question, self.book, self._last)
             answer = verified(answer, self.book, question)
         else:
-            answer = self._agent.answer(question, self.book, self.history)
+            answer = self._agent.answer(question, self.book, self.history, told)
         self.history.append((question, answer))
         return answer
 

@@ -31,6 +31,17 @@ def serve(
         list[Path] | None,
         typer.Option("--inputs", help="A folder of images that may be compared from the page; repeatable."),
     ] = None,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(help="A folder for reviews and samples; by default --workspace, else none are kept."),
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="A language model that may be asked on the page, beside the rules.")
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", help="Its OpenAI-compatible endpoint; else OPENAI_BASE_URL."),
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the map in the browser.")] = False,
 ) -> None:
     """Show results on a map in the browser, and start analyses from it; needs the extra `serve`."""
@@ -45,6 +56,9 @@ def serve(
         basemap=basemap,
         workspace=workspace,
         inputs=tuple(inputs or ()),
+        reviews=reviews,
+        llm=llm,
+        base_url=base_url,
     )
     run(options, typer.echo, _show if show else None)
 

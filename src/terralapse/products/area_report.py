@@ -147,8 +147,8 @@ def _cautions(
         outside = int(sum(counts[i, j] for i, m in enumerate(mapped) if m != j))
         if outside < _FEW:
             said.append(
-                f"{sample.classes[name]}: only {outside} points outside of what is mapped so were found to be "
-                "it. Its interval is likely too short; more points of the other strata would tell."
+                f"{sample.classes[name]}: only {outside} points outside of what is mapped so turned out "
+                "to be it. Its interval is likely too short; more points of the other strata would tell."
             )
     return tuple(said)
 

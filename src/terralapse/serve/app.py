@@ -18,11 +18,12 @@ from starlette.types import Scope
 
 from terralapse._version import __version__
 from terralapse.errors import TerralapseError
-from terralapse.serve import api, jobs_api, maps
+from terralapse.serve import api, ask_api, jobs_api, maps, review_api, sample_api
 from terralapse.serve.guard import Guard
 from terralapse.serve.inputs import Inputs
 from terralapse.serve.jobs import Jobs
 from terralapse.serve.library import Library, NotThereError, said_of
+from terralapse.serve.notebook import Notebook
 from terralapse.serve.options import Options
 
 STATIC = Path(str(resources.files("terralapse.serve"))) / "static"
@@ -48,6 +49,8 @@ def create_app(options: Options) -> FastAPI:
     """
     library = Library(options)
     jobs = None if options.workspace is None else Jobs(options.workspace)
+    notebook = None if options.kept is None else Notebook(options.kept)
+    answering = ask_api.Answering(options)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +60,9 @@ def create_app(options: Options) -> FastAPI:
         yield
         if jobs is not None:
             jobs.stop()
+        answering.close()
+        if notebook is not None:
+            notebook.close()
 
     app = FastAPI(
         title="terralapse",
@@ -68,6 +74,10 @@ def create_app(options: Options) -> FastAPI:
     )
     app.include_router(api.router(library))
     app.include_router(maps.router(library))
+    app.include_router(ask_api.router(library, answering))
+    if notebook is not None:
+        app.include_router(review_api.router(library, notebook))
+        app.include_router(sample_api.router(library, notebook))
     if jobs is not None:
         app.include_router(jobs_api.router(jobs, Inputs(options.inputs)))
 

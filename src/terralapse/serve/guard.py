@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from terralapse.serve import writing
 from terralapse.serve.options import Options
 
 COOKIE = "terralapse_token"
@@ -140,7 +141,10 @@ class Guard:
         return None
 
     def _may_write(self, scope: Scope) -> bool:
-        """Only analyses can be started and cancelled, and only where the operator allows them."""
+        """Only analyses can be started and cancelled, and only where the operator allows them; and what
+        `writing` names."""
+        if writing.accepted(scope["method"], scope["path"], self._options):
+            return True
         if self._options.workspace is None or scope["method"] not in _WRITING:
             return False
         return scope["path"] == _JOBS or scope["path"].startswith(f"{_JOBS}/")

@@ -49,6 +49,9 @@ class Options:
             reach.
         workspace: where analyses that are started from the page are kept; None allows none.
         inputs: folders whose images may be compared; needs `workspace`.
+        reviews: where reviews and samples are kept; by default the workspace, else none are.
+        llm, base_url: a language model that may answer questions beside the rules, and its endpoint (else
+            OPENAI_BASE_URL).
         limits: see `Limits`.
 
     Raises:
@@ -64,6 +67,9 @@ class Options:
     basemap: str | None = None
     workspace: Path | None = None
     inputs: tuple[Path, ...] = ()
+    reviews: Path | None = None
+    llm: str | None = None
+    base_url: str | None = None
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -73,6 +79,10 @@ class Options:
         for folder in (*self.inputs, *(() if self.workspace is None else (self.workspace,))):
             if not folder.is_dir():
                 raise FileMissingError(folder, "is no folder", "Make it, or give another.")
+        if self.reviews is not None and not self.reviews.is_dir():
+            raise FileMissingError(self.reviews, "is no folder", "Make it, or give another.")
+        if self.base_url is not None and self.llm is None:
+            raise SettingError("base-url", "is of no use without a model", "Give --llm NAME too.")
         if bool(self.inputs) != (self.workspace is not None):
             raise SettingError(
                 "workspace and inputs",
@@ -100,6 +110,11 @@ class Options:
     def shown(self) -> tuple[Path, ...]:
         """All folders to look for results in."""
         return self.results if self.workspace is None else (*self.results, self.workspace)
+
+    @property
+    def kept(self) -> Path | None:
+        """The folder in which what people say is kept, if there is one."""
+        return self.reviews or self.workspace
 
     @property
     def loopback(self) -> bool:

@@ -84,12 +84,15 @@ function keyOf(result, name, legend) {
   const hatched = name === "change";
   return el(
     "ul", { class: "legend classes" },
-    legend.map((e) => el("li", {}, swatch(e.colour, hatched), e.title)),
+    legend.map((e) => el("li", {}, swatch(e.colour, hatched, e.pattern), e.title)),
   );
 }
 
-function swatch(colour, hatched) {
-  const node = el("span", { class: hatched ? "swatch hatched" : "swatch" });
+function swatch(colour, hatched, pattern) {
+  const kind = pattern ? `swatch patterned pattern-${pattern}` : "swatch";
+  const node = el("span", { class: hatched ? "swatch hatched" : kind });
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+  if (pattern && 0.299 * r + 0.587 * g + 0.114 * b <= 128) node.classList.add("pattern-light");
   node.style.backgroundColor = colour;
   return node;
 }

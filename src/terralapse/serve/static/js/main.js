@@ -1,6 +1,7 @@
 // Puts the page together: chooses a result, shows it, keeps the parts in step.
 
 import * as api from "./api.js";
+import * as asking from "./ask.js";
 import { byId, el } from "./dom.js";
 import { day, place } from "./format.js";
 import * as graticule from "./graticule.js";
@@ -9,7 +10,10 @@ import * as keys from "./keys.js";
 import * as layerCard from "./layers.js";
 import * as maps from "./map.js";
 import * as measuring from "./measure.js";
+import * as outline from "./outline.js";
 import * as panels from "./panels.js";
+import * as reviews from "./review.js";
+import * as samples from "./sample.js";
 import * as sliders from "./slider.js";
 import { change, read, state, text } from "./state.js";
 import * as swipe from "./swipe.js";
@@ -25,6 +29,8 @@ let slider = null;
 let card = null;
 let openTab = null;
 let drawGraticule = null;
+let pen = null; // draws outlines anew
+let reviewed = false; // whether the server keeps what people say
 let fresh = null; // makes the panel of a new analysis; null where none is allowed
 
 const pixels = () => result !== null && result.crs === null;
@@ -50,6 +56,8 @@ async function show(id, asked) {
   notice(null);
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
+  pen.stop();
+  mark(null);
   maps.clear(map);
   unpick();
   result = found;
@@ -89,9 +97,34 @@ async function show(id, asked) {
   maps.showLayers(map, result.layers);
   slider?.settle();
   const known = new Map((await facts).facts.map((f) => [f.id, f]));
-  openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, fresh });
+  openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, more: people(), fresh });
   drawGraticule();
   if (asked.picked) await pick(asked.picked, !asked.view);
+}
+
+/** The tabs in which people say something. */
+function people() {
+  const shown = result;
+  const one = (id) => (id === undefined ? undefined : pick(id, true));
+  const tabs = [["ask", "Ask", () => asking.panel(shown, pickMany)]];
+  if (!reviewed || shown.kind !== "change") return tabs;
+  if (features.length) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
+  tabs.push(["areas", "Areas", () => samples.panel(shown, mark)]);
+  return tabs;
+}
+
+/** Marks a place on the map and goes there; null takes the mark away. */
+function mark(place, flying) {
+  if (!map.getSource("mark")) {
+    map.addSource("mark", { type: "geojson", data: { type: "FeatureCollection", features: [] } });
+    map.addLayer({ id: "mark", type: "circle", source: "mark", paint: { "circle-opacity": 0, "circle-radius": 12, "circle-stroke-color": "#ffe14d", "circle-stroke-width": 4 } });
+    map.addLayer({ id: "mark-edge", type: "circle", source: "mark", paint: { "circle-opacity": 0, "circle-radius": 16, "circle-stroke-color": "#111111", "circle-stroke-width": 2 } });
+  }
+  const point = place && { type: "Feature", properties: {}, geometry: { type: "Point", coordinates: place } };
+  map.getSource("mark").setData({ type: "FeatureCollection", features: point ? [point] : [] });
+  if (!point) return;
+  for (const id of ["mark", "mark-edge"]) map.moveLayer(id);
+  if (flying) maps.fly(map, [...place, ...place], byName("change")?.native_zoom ?? 17);
 }
 
 const byName = (name) => result.layers.find((l) => l.name === name);
@@ -195,14 +228,14 @@ function wire() {
   byId("theme").addEventListener("click", () => theme(true));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => maps.recolour(map));
   map.on("click", (event) => {
-    if (measure.active()) return;
+    if (measure.active() || pen.active()) return;
     const id = maps.polygonAt(map, event.point);
     if (id === null) unpick();
     else pick(id, false);
   });
   map.on("mousemove", (event) => {
     const over = maps.polygonAt(map, event.point) !== null;
-    map.getCanvas().classList.toggle("pointing", over && !measure.active());
+    map.getCanvas().classList.toggle("pointing", over && !measure.active() && !pen.active());
     if (measure.active()) return;
     const { lng, lat } = event.lngLat;
     const row = (-Math.log(Math.tan(Math.PI / 4 + (lat * Math.PI) / 360)) * 180 * METRES) / Math.PI;
@@ -223,7 +256,8 @@ function wire() {
     { keys: "L", text: "Layers shown and hidden", match: one("l"), run: toggleLayers },
     { keys: "D", text: "Downloads", match: one("d"), run: () => openTab?.("files") },
     { keys: "T", text: "Light, dark, or as the system has it", match: one("t"), run: () => theme(true) },
-    { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: () => (measure.active() ? measure.stop() : unpick()) },
+    { keys: "A R", text: "In the tab Review: accept or reject the object", match: (k) => /^[ar]$/i.test(k), run: (k) => reviews.press(k.toLowerCase() === "a" ? "accepted" : "rejected") },
+    { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: () => (pen.active() ? pen.stop() : measure.active() ? measure.stop() : unpick()) },
   ]);
 }
 
@@ -246,8 +280,10 @@ async function main() {
   window.terralapse = { map }; // for the console and for tests
   drawGraticule = graticule.start(map, pixels);
   measure = measuring.start(map, pixels);
+  pen = outline.start(map);
   swipe.start(map);
   wire();
+  reviewed = list.reviews;
   if (list.jobs) {
     fresh = () => jobs.panel(openFolder);
     jobs.follow(() => told(relist));
