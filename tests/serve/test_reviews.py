@@ -107,7 +107,7 @@ def test_of_many_at_once_one_gets_through(tmp_path):
                 "type": "Polygon",
                 "coordinates": [[[-94.2, 37], [-94.1, 37.1], [-94.1, 37], [-94.2, 37.1], [-94.2, 37]]],
             }
-        },  # fmt: skip
+        },
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_is_kept(kept, review, wrong):

@@ -24,7 +24,7 @@ from terralapse.labels import (
 )
 from terralapse.products.imagery import RAMP, probability_layer, ramp, rgb
 from terralapse.products.tally import PROB_STEPS
-from terralapse.serve.patterns import PATTERNS
+from terralapse.serve.patterns import PATTERNS, ink, rows_of
 from terralapse.serve.shelf import Result
 
 _FALL, _MIDDLE, _RISE = "#b0126f", "#f2f0eb", "#0b7a75"
@@ -166,7 +166,8 @@ def _map_of_classes(name: str, path: Path, result: Result) -> Layer:
     for number, c in enumerate(c for c in scheme.classes if c.value not in empty):
         table[c.value] = (*rgb(c.colour), 255)
         patterns[c.value] = number % len(PATTERNS)
-        pattern = PATTERNS[number % len(PATTERNS)]
+        shown = ink(np.array(rgb(c.colour), np.float32)).round().astype(int).tolist()
+        pattern = {"rows": rows_of(number % len(PATTERNS)), "ink": shown}
         legend.append({"value": c.value, "title": c.title, "colour": c.colour, "pattern": pattern})
     return replace(layer, table=table, legend=legend, patterns=patterns)
 

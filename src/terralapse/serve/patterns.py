@@ -10,7 +10,8 @@ import numpy as np
 
 PERIOD = 16
 PATTERNS = (
-    "plain", "rising", "dots", "falling", "level", "upright", "crossed", "squares", "rings", "waves", "dashes", "grid",
+    "plain", "rising", "dots", "falling", "level", "upright", "crossed", "squares", "rings", "waves",
+    "dashes", "grid",
 )  # fmt: skip
 _LIGHT, _DARK = 0.62, 0.4  # towards white on dark colours, towards black on light ones
 
@@ -44,6 +45,17 @@ def _masks() -> np.ndarray:
 _MASKS = _masks()
 
 
+def rows_of(pattern: int) -> list[int]:
+    """A pattern as one number a row, whose bit x is pixel x: what a page needs to draw the same one."""
+    return (_MASKS[pattern] @ (1 << np.arange(PERIOD))).tolist()
+
+
+def ink(colour: np.ndarray) -> np.ndarray:
+    """The colour [..., 3] of a pattern on a ground of a colour: darker on light, lighter on dark."""
+    light = (colour @ np.array([0.299, 0.587, 0.114], np.float32) > 128)[..., None]
+    return np.where(light, colour * _DARK, colour + (255 - colour) * _LIGHT)
+
+
 def hatch(drawn: np.ndarray, classes: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     """Draws the patterns of classes into a picture.
 
@@ -58,8 +70,6 @@ def hatch(drawn: np.ndarray, classes: np.ndarray, patterns: np.ndarray) -> np.nd
     y, x = (np.arange(n) % PERIOD for n in classes.shape)
     here = _MASKS[patterns[classes], y[:, None], x[None]]
     colour = drawn[..., :3].astype(np.float32)
-    light = (colour @ np.array([0.299, 0.587, 0.114], np.float32) > 128)[..., None]
-    ink = np.where(light, colour * _DARK, colour + (255 - colour) * _LIGHT)
     made = drawn.copy()
-    made[..., :3] = np.where(here[..., None] & (drawn[..., 3:] > 0), ink.round(), colour)
+    made[..., :3] = np.where(here[..., None] & (drawn[..., 3:] > 0), ink(colour).round(), colour)
     return made

@@ -92,7 +92,7 @@ function answered(answer, titles, onPick) {
         type: "button", class: "cite", "data-fact": fact.id, title: fact.sentence,
         "aria-label": `Show on the map: ${fact.sentence}`, onclick: () => onPick(fact.polygons, true),
       },
-      `${fact.display} ⌖`,
+      fact.display,
     );
   const rest = el(
     "details", { class: "evidence" },
@@ -110,12 +110,13 @@ function answered(answer, titles, onPick) {
     ),
     showable.length ? el("div", { class: "cites" }, showable.slice(0, MOST_BUTTONS).map(cite)) : null,
     answer.facts.length ? rest : null,
-    el("p", { class: "dim small" }, [sure(answer.confidence), titles.get(answer.answerer) ?? answer.answerer].filter(Boolean).join(" · ")),
+    el("p", { class: "dim small" }, [sure(answer), titles.get(answer.answerer) ?? answer.answerer].filter(Boolean).join(" · ")),
   ].filter(Boolean);
 }
 
-function sure({ understood, evidence, statement }) {
+function sure({ answered: known, confidence: { understood, evidence, statement } }) {
   const parts = [];
+  if (!known) return "";
   if (typeof understood === "number") parts.push(`Question understood: ${Math.round(100 * understood)} %`);
   if (typeof evidence === "number") parts.push(`probability of the change: ${evidence.toFixed(2)}`);
   else if (statement) parts.push(statement);

@@ -89,10 +89,21 @@ function keyOf(result, name, legend) {
 }
 
 function swatch(colour, hatched, pattern) {
-  const kind = pattern ? `swatch patterned pattern-${pattern}` : "swatch";
-  const node = el("span", { class: hatched ? "swatch hatched" : kind });
-  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  if (pattern && 0.299 * r + 0.587 * g + 0.114 * b <= 128) node.classList.add("pattern-light");
+  if (pattern) return patterned(colour, pattern);
+  const node = el("span", { class: hatched ? "swatch hatched" : "swatch" });
   node.style.backgroundColor = colour;
+  return node;
+}
+
+/** A class as the tiles draw it: `rows` of 16 bits each, in the colour `ink`. */
+function patterned(colour, { rows, ink }) {
+  const node = el("canvas", { class: "swatch patterned", width: 32, height: 16 });
+  const context = node.getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 32, 16);
+  context.fillStyle = `rgb(${ink.join(" ")})`;
+  rows.forEach((bits, y) => {
+    for (let x = 0; x < 32; x += 1) if (bits & (1 << x % 16)) context.fillRect(x, y, 1, 1);
+  });
   return node;
 }

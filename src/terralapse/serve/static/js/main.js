@@ -58,6 +58,7 @@ async function show(id, asked) {
   measure.stop();
   pen.stop();
   mark(null);
+  unhidden = null;
   maps.clear(map);
   unpick();
   result = found;
@@ -105,12 +106,23 @@ async function show(id, asked) {
 /** The tabs in which people say something. */
 function people() {
   const shown = result;
-  const one = (id) => (id === undefined ? undefined : pick(id, true));
-  const tabs = [["ask", "Ask", () => asking.panel(shown, pickMany)]];
+  const one = (id) => (id === undefined ? undefined : pick(id, true, "map"));
+  const tabs = [["ask", "Ask", () => asking.panel(shown, (ids) => pickMany(ids, true, "map"))]];
   if (!reviewed || shown.kind !== "change") return tabs;
   if (features.length) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
-  tabs.push(["areas", "Areas", () => samples.panel(shown, mark)]);
+  tabs.push(["areas", "Areas", () => samples.panel(shown, mark, blind)]);
   return tabs;
+}
+
+let unhidden = null; // the layers as they were before nobody should be told what the map says
+
+function blind(on) {
+  if (on === (unhidden !== null)) return;
+  const layers = on ? new Map([...state.layers].filter(([name]) => name === "before" || name === "after")) : unhidden;
+  unhidden = on ? state.layers : null;
+  change({ layers });
+  maps.showLayers(map, result.layers);
+  card?.show();
 }
 
 /** Marks a place on the map and goes there; null takes the mark away. */
@@ -124,6 +136,7 @@ function mark(place, flying) {
   map.getSource("mark").setData({ type: "FeatureCollection", features: point ? [point] : [] });
   if (!point) return;
   for (const id of ["mark", "mark-edge"]) map.moveLayer(id);
+  if (flying) onPhoneSee("map");
   if (flying) maps.fly(map, [...place, ...place], byName("change")?.native_zoom ?? 17);
 }
 
@@ -136,21 +149,27 @@ function fit(duration) {
 }
 
 // --- objects -----------------------------------------------------------------------------------------
-async function pick(id, flying) {
+/** `seen` is what a phone scrolls to, where the page is too long for all of it. */
+async function pick(id, flying, seen = "picked") {
   const feature = features.find((f) => f.id === id);
   if (!feature) return;
   maps.pick(map, [id]);
   change({ picked: id });
   if (flying) maps.fly(map, feature.bbox, NEAREST);
   await told(() => panels.card(result, feature, unpick));
-  if (matchMedia("(max-width: 760px)").matches) byId("picked").scrollIntoView({ block: "nearest" });
+  onPhoneSee(seen);
 }
 
-function pickMany(ids, flying) {
+const onPhoneSee = (id) => {
+  if (matchMedia("(max-width: 760px)").matches) byId(id).scrollIntoView({ block: "nearest" });
+};
+
+function pickMany(ids, flying, seen) {
   if (ids.length === 1) {
-    pick(ids[0], flying ?? true);
+    pick(ids[0], flying ?? true, seen);
     return;
   }
+  if (seen) onPhoneSee(seen);
   unpick();
   maps.pick(map, ids);
   const boxes = features.filter((f) => ids.includes(f.id)).map((f) => f.bbox);

@@ -33,6 +33,7 @@ function show(tabs) {
   const open = async (name) => {
     turn += 1;
     const mine = turn;
+    body.dispatchEvent(new Event("left")); // for panels that have something on the map
     for (const tab of bar.children) {
       const on = tab.id === `tab-${name}`;
       tab.setAttribute("aria-selected", String(on));

@@ -1,7 +1,7 @@
 // What people say of the objects: accept, reject, grade, draw anew; who and when; and the reviewed set as files.
 
 import { get } from "./api.js";
-import { el } from "./dom.js";
+import { byId, el } from "./dom.js";
 import { onChange, state } from "./state.js";
 import { field, who } from "./who.js";
 
@@ -137,13 +137,15 @@ export async function panel(result, features, map, pen, pick) {
     return [form, rows.length ? el("h3", {}, "What was said") : null, rows.length ? el("ul", { class: "plain" }, rows) : null].filter(Boolean);
   }
 
-  follow = () => {
-    if (body.isConnected) refresh();
-    else {
+  follow = refresh;
+  byId("tab-body").addEventListener(
+    "left",
+    () => {
       follow = keyed = null;
       pen.stop();
-    }
-  };
+    },
+    { once: true },
+  );
   summary();
   outlines();
   await refresh();
@@ -188,7 +190,7 @@ function paint(map, features, last) {
   }
   map.addSource("r:reviewed", { type: "geojson", data });
   const line = (id, verdict, paint) =>
-    map.addLayer({ id: `r:${id}`, type: "line", source: "r:reviewed", filter: ["==", ["get", "verdict"], verdict], paint });
+    map.addLayer({ id: `r:${id}`, type: "line", source: "r:reviewed", filter: ["==", ["get", "verdict"], verdict], paint }, "r:picked-casing");
   line("accepted-casing", "accepted", { "line-color": "#ffffff", "line-width": 5 });
   line("accepted", "accepted", { "line-color": "#00735c", "line-width": 3 });
   line("rejected-casing", "rejected", { "line-color": "#ffffff", "line-width": 4 });

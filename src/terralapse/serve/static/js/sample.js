@@ -1,7 +1,7 @@
 // Areas with intervals: draw a stratified sample, say what each point is from pictures of both dates, read the areas.
 
 import { get } from "./api.js";
-import { el } from "./dom.js";
+import { byId, el } from "./dom.js";
 import { area, percent } from "./format.js";
 import { post } from "./review.js";
 import { field, who } from "./who.js";
@@ -10,8 +10,11 @@ const WIDTHS = [[33, "close"], [65, "middle"], [193, "wide"]];
 const MAP_TITLES = { change: "Change", classes_before: "Classes before", classes_after: "Classes after", damage: "Damage" };
 const UNSURE = "unsure";
 
-/** The panel. `show(place)` marks a place on the map and goes there; null takes the mark away. */
-export async function panel(result, show) {
+/**
+ * The panel. `show(place, flying)` marks a place on the map and goes there; null takes the mark away. `blind` hides
+ * what the map says while points are labelled, so that nobody is told.
+ */
+export async function panel(result, show, blind) {
   const url = `/api/results/${encodeURIComponent(result.id)}/samples`;
   const body = el("div", { class: "sampling" });
   const trouble = el("p", { class: "trouble", role: "alert", hidden: true });
@@ -20,8 +23,14 @@ export async function panel(result, show) {
     trouble.hidden = !text;
   };
 
-  async function list() {
+  const leave = () => {
     show(null);
+    blind(false);
+  };
+  byId("tab-body").addEventListener("left", leave, { once: true });
+
+  async function list() {
+    leave();
     const { samples, maps } = await get(url);
     body.replaceChildren(...(samples.length ? [el("h3", {}, "Samples"), listed(samples)] : []), el("h3", {}, "Draw a new sample"), form(maps));
   }
@@ -170,6 +179,7 @@ export async function panel(result, show) {
         go(event.key === "ArrowLeft" ? -1 : 1);
       }
     });
+    blind(true);
     body.replaceChildren(work);
     draw();
     head.focus({ preventScroll: true });
@@ -204,7 +214,7 @@ function estimated(found, base) {
       el(
         "table", { class: "estimates" },
         el("thead", {}, el("tr", {}, ["Class", "Area", "On the map", "User's", "Producer's"].map((t) => el("th", { scope: "col" }, t)))),
-        el("tbody", {}, rows),
+        el("tbody", {}, rows.flat()),
       ),
     ),
     el("p", { id: "overall" }, `Overall accuracy ${either(found.overall, percent)}, from ${found.labelled} of ${found.points} points. Bars are intervals, the upright line is the map.`),
