@@ -1,4 +1,4 @@
-"""What people say in the browser: questions with citations, reviews with their files, samples with their areas."""
+"""What people say in the browser: questions and citations, reviews and files, samples and areas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ import pyogrio
 import pytest
 import rasterio
 
-from serve.test_browser import axe, becomes, browser, keep, open_page, playwright, pytestmark, served, server, settled
+from serve.test_browser import (
+    axe,
+    becomes,
+    browser,
+    keep,
+    open_page,
+    playwright,
+    pytestmark,
+    served,
+    server,
+    settled,
+)
 from terralapse.data.folders import BiTemporal
 
 __all__ = ["browser", "open_page", "pytestmark", "server"]
@@ -24,6 +35,14 @@ def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     """A server that keeps what people say."""
     with served(shelf, reviews=tmp_path_factory.mktemp("kept")) as found:
         yield found
+
+
+BOX_OF_ONE = """(() => {
+  const drawn = window.terralapse.map.querySourceFeatures("r:polygons");
+  const all = drawn.filter((f) => f.properties.id === 1).flatMap((f) => f.geometry.coordinates.flat(3));
+  const of = (i) => all.filter((_, k) => k % 2 === i);
+  return [Math.min(...of(0)), Math.min(...of(1)), Math.max(...of(0)), Math.max(...of(1))];
+})()"""
 
 
 def tab(page: Any, name: str) -> None:
@@ -88,11 +107,7 @@ def test_from_a_review_to_its_files(open_page, kept, tmp_path):
     page.click("text=Redraw outline")
     # An outline over the upper half, clicked on the map.
     settled(page)
-    west, south, east, north = page.evaluate(
-        "(() => { const b = window.terralapse.map.querySourceFeatures('r:polygons').find((f) => f.properties.id === 1);"
-        " const xs = b.geometry.coordinates.flat(3); const of = (i) => xs.filter((_, k) => k % 2 === i);"
-        " return [Math.min(...of(0)), Math.min(...of(1)), Math.max(...of(0)), Math.max(...of(1))]; })()"
-    )
+    west, south, east, north = page.evaluate(BOX_OF_ONE)
     middle = (south + north) / 2
     for lng, lat in ((west, middle), (east, middle), (east, north), (west, north)):
         point = page.evaluate(f"() => window.terralapse.map.project([{lng}, {lat}])")
@@ -187,7 +202,9 @@ def test_from_a_sample_to_areas(open_page, kept, shelf):
 def test_on_a_phone_nothing_is_cut_off(open_page, kept, name):
     page = open_page(f"{kept}#p=1", 390, 844, color_scheme="dark", has_touch=True)
     tab(page, name)
-    page.wait_for_selector({"ask": "#question", "review": "form[data-polygon]", "areas": "#sample-size"}[name])
+    page.wait_for_selector(
+        {"ask": "#question", "review": "form[data-polygon]", "areas": "#sample-size"}[name]
+    )
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     for control in page.locator("#panel button:visible, #panel input:visible, #panel select:visible").all():
         box = control.bounding_box()

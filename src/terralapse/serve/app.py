@@ -60,7 +60,6 @@ def create_app(options: Options) -> FastAPI:
         yield
         if jobs is not None:
             jobs.stop()
-        answering.close()
         if notebook is not None:
             notebook.close()
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from terralapse.ask.answer import Answer
 from terralapse.ask.parse import MOST
 from terralapse.errors import EndpointError, TerralapseError
 from terralapse.serve.guard import Buckets
@@ -24,6 +26,7 @@ from terralapse.serve.writing import Words
 SESSION = "terralapse_session"
 _BREATH = 5.0  # seconds after which a stream without news says that it is alive
 _MOST_WAITING = 16  # questions, for all answerers together
+_AT_ONCE = 2  # of one answerer
 # Questions a second and at once, of one address: a language model costs somebody something.
 RATES = {"rules": (2.0, 20), "agent": (0.1, 6)}
 EXAMPLES = {
@@ -46,17 +49,46 @@ class Question(BaseModel):
 
 
 class Answering:
-    """The threads that answer, apart from those that draw tiles: a language model may take minutes."""
+    """The threads that answer, apart from those that draw tiles: a language model may take minutes. The
+    server does not wait for them when it ends."""
 
     def __init__(self, options: Options) -> None:
         self.talks = Talks(options.llm, options.base_url)
-        self.pool = ThreadPoolExecutor(2, thread_name_prefix="terralapse-ask")
         self.waiting = 0
         self.buckets = {name: Buckets(*rate) for name, rate in RATES.items()}
+        self._turns = {name: threading.Semaphore(_AT_ONCE) for name in RATES}
 
-    def close(self) -> None:
-        """Takes no more questions; what is being answered is left to end."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+    def start(self, talk: Talk, asked: Question, told: Callable[[str], None]) -> asyncio.Future[Answer]:
+        """Answers in a thread of its own, when it is its turn."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+
+        def tell(action: Callable[[Any], None], value: Any) -> None:
+            def now() -> None:
+                if not future.done():
+                    action(value)
+
+            with suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(now)
+
+        def work() -> None:
+            try:
+                with self._turns[asked.answerer]:
+                    found = talk.ask(asked.question, asked.answerer, told)
+            except BaseException as error:  # told to whoever waits
+                tell(future.set_exception, error)
+            else:
+                tell(future.set_result, found)
+
+        def ended(done: asyncio.Future[Answer]) -> None:
+            self.waiting -= 1
+            if not done.cancelled():
+                done.exception()  # nobody may be left to hear of it
+
+        self.waiting += 1
+        future.add_done_callback(ended)
+        threading.Thread(target=work, name="terralapse-ask", daemon=True).start()
+        return future
 
 
 def router(library: Library, answering: Answering) -> APIRouter:
@@ -116,11 +148,10 @@ async def _answer(answering: Answering, talk: Talk, asked: Question) -> AsyncIte
     news: asyncio.Queue[str] = asyncio.Queue()
 
     def told(step: str) -> None:
-        loop.call_soon_threadsafe(news.put_nowait, step)
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(news.put_nowait, step)
 
-    answering.waiting += 1
-    work = loop.run_in_executor(answering.pool, talk.ask, asked.question, asked.answerer, told)
-    work.add_done_callback(lambda _: setattr(answering, "waiting", answering.waiting - 1))
+    work = answering.start(talk, asked, told)
     yield ": asked\n\n"
     heard: asyncio.Task[str] = asyncio.ensure_future(news.get())
     try:
