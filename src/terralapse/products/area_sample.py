@@ -159,7 +159,7 @@ def draw(folder: Path, plan: Plan, *, name: str = "change", seed: int = 0, buffe
             "There is nothing to stratify.",
         )
     planned = _planned(plan, list(strata.values()))
-    kept = {code: np.empty((0, 3)) for code in strata}
+    kept: dict[int, np.ndarray] = {code: np.empty((0, 3)) for code in strata}
     for number, (codes, area, top) in enumerate(_strips(path, folder / "valid.tif", box, buffer)):
         rng = np.random.default_rng((seed, number))
         keys = rng.exponential(size=codes.shape) / area
