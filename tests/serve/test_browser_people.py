@@ -171,7 +171,7 @@ def test_from_a_sample_to_areas(open_page, kept, shelf):
     tab(page, "areas")
     page.fill("#sample-by", "Ada")
     page.fill("#sample-size", "8")
-    page.click(".new-sample >> text=Draw")
+    page.click(".new-sample button[type=submit]")
     page.wait_for_selector(".chip img")
     assert not page.is_checked("#layer-change")  # nobody is told what the map says
     said = page.request.get(f"{kept}api/results").json()["results"]
