@@ -266,6 +266,6 @@ def test_downloads_never_run_in_the_origin_of_the_page(client, ids):
 def test_the_api_is_described_without_another_host(client):
     said = client.get("/openapi.json").json()
     assert "/api/results/{result_id}/histogram" in said["paths"]
-    assert {m for path in said["paths"].values() for m in path} == {"get"}
+    assert {m for name, path in said["paths"].items() for m in path if not name.endswith("/talk")} == {"get"}
     assert client.get("/docs").status_code == 404
     assert "cdn" not in json.dumps(said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,8 +110,14 @@ class Agent:
         self.brain: Brain = brain or Endpoint(base_url, api_key, timeout, folder)
         self.kit = kit or _kit(vlm, caption_weights, caption_vocabulary, maps, device)
 
-    def answer(self, question: str, book: Book, history: Sequence[tuple[str, Answer]] = ()) -> Answer:
-        """The verified answer to a question.
+    def answer(
+        self,
+        question: str,
+        book: Book,
+        history: Sequence[tuple[str, Answer]] = (),
+        told: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """The verified answer to a question; `told` hears the name of each tool that is called.
 
         Raises:
             EndpointError: the model cannot be reached or does not answer as one.
@@ -120,7 +126,7 @@ class Agent:
             from terralapse.ask.rules import answer as by_rules
 
             return replace(by_rules(question, book)[0], answerer="agent")
-        run = _Run(self, book, question, history)
+        run = _Run(self, book, question, history, told)
         text, why = run.talk()
         if text is None:
             return self._cannot(why)
@@ -145,8 +151,14 @@ class _Run:
     """One question to the model, within its limits."""
 
     def __init__(
-        self, agent: Agent, book: Book, question: str, history: Sequence[tuple[str, Answer]]
+        self,
+        agent: Agent,
+        book: Book,
+        question: str,
+        history: Sequence[tuple[str, Answer]],
+        told: Callable[[str], None] | None = None,
     ) -> None:
+        self._told = told
         self._agent, self._book, self._question = agent, book, question
         self._messages: list[dict[str, Any]] = [{"role": "system", "content": _SYSTEM}]
         for asked, answer in history[-_TURNS:]:
@@ -223,6 +235,8 @@ class _Run:
         for one in clean:
             try:
                 found = call(one["function"]["name"], one["function"]["arguments"], self._book, self._more)
+                if self._told is not None:
+                    self._told(one["function"]["name"])
                 self.facts |= {f["id"]: f for f in found}
                 said = shown(found)
             except ToolError as error:

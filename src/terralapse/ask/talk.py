@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,12 @@ class Conversation:
 
             self._model = Vlm(**given)
 
-    def ask(self, question: str) -> Answer:
+    def ask(self, question: str, told: Callable[[str], None] | None = None) -> Answer:
         """The answer to the next question.
+
+        Args:
+            question: in English.
+            told: called with the name of each tool that a language model calls on the way.
 
         Raises:
             EndpointError: the language model cannot be reached or does not answer as one.
@@ -81,7 +86,8 @@ class Conversation:
             if choice is not None:
                 answer = choose(choice, answer, self.book)
         else:
-            answer = self._model.answer(question, self.book, self.history)
+            heard: Any = {"told": told} if self.answerer == "agent" else {}
+            answer = self._model.answer(question, self.book, self.history, **heard)
         self.history.append((question, answer))
         return answer
 

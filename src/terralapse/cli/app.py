@@ -11,6 +11,7 @@ import typer
 
 from terralapse._version import __version__
 from terralapse.cli import run
+from terralapse.cli.area import area
 from terralapse.cli.ask import ask, chat
 from terralapse.cli.bench import bench
 from terralapse.cli.export import export
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench)
+app.add_typer(area)
 run.add_to(app)
 app.command()(series)
 app.command()(export)

@@ -39,6 +39,17 @@ def serve(
         bool,
         typer.Option("--allow-urls", help="Let images be named by public https addresses (COG, STAC item)."),
     ] = False,
+    reviews: Annotated[
+        Path | None,
+        typer.Option(help="A folder for reviews and samples; by default --workspace, else none are kept."),
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="A language model that may be asked on the page, beside the rules.")
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", help="Its OpenAI-compatible endpoint; else OPENAI_BASE_URL."),
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the map in the browser.")] = False,
 ) -> None:
     """Show results on a map in the browser, and start analyses from it; needs the extra `serve`."""
@@ -59,6 +70,9 @@ def serve(
         uploads=uploads,
         urls=allow_urls,
         limits=Limits(upload=int(upload_limit * 10**9)),
+        reviews=reviews,
+        llm=llm,
+        base_url=base_url,
     )
     run(options, typer.echo, _show if show else None)
 

@@ -93,7 +93,7 @@ def _pieces(texts: Sequence[tuple[str, str]], size: int) -> Any:
     words."""
     library = importlib.import_module("tokenizers")
     bytes_ = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
-    whole = known.Tokenizer(library.models.BPE())
+    whole = library.Tokenizer(library.models.BPE())
     whole.pre_tokenizer, whole.decoder = bytes_, library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
         vocab_size=size, special_tokens=[END], initial_alphabet=bytes_.alphabet(), show_progress=False

@@ -44,6 +44,7 @@ def router(library: Library) -> APIRouter:
             "version": __version__,
             "basemap": library.options.basemap,
             "jobs": library.options.workspace is not None,
+            "reviews": library.options.kept is not None,
             "results": [library.brief(r) for r in found.values()],
             "problems": problems,
         }

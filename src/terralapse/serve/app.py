@@ -18,11 +18,12 @@ from starlette.types import Scope
 
 from terralapse._version import __version__
 from terralapse.errors import TerralapseError
-from terralapse.serve import api, maps, wmts
+from terralapse.serve import api, ask_api, maps, review_api, sample_api, wmts
 from terralapse.serve.desk import Desk
 from terralapse.serve.guard import Guard
 from terralapse.serve.library import Library, NotThereError, said_of
 from terralapse.serve.looks import Looker
+from terralapse.serve.notebook import Notebook
 from terralapse.serve.options import Options
 
 STATIC = Path(str(resources.files("terralapse.serve"))) / "static"
@@ -52,6 +53,8 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
     """
     library = Library(options)
     desk = None if options.workspace is None else Desk(options.workspace, options, looker)
+    notebook = None if options.kept is None else Notebook(options.kept)
+    answering = ask_api.Answering(options)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +64,8 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
         yield
         if desk is not None:
             desk.stop()
+        if notebook is not None:
+            notebook.close()
 
     app = FastAPI(
         title="terralapse",
@@ -73,6 +78,10 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
     app.include_router(api.router(library))
     app.include_router(maps.router(library))
     app.include_router(wmts.router(library))
+    app.include_router(ask_api.router(library, answering))
+    if notebook is not None:
+        app.include_router(review_api.router(library, notebook))
+        app.include_router(sample_api.router(library, notebook))
     if desk is not None:
         for routes in desk.routers():
             app.include_router(routes)

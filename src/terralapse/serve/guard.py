@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from terralapse.serve import writing
 from terralapse.serve.options import Options
 
 COOKIE = "terralapse_token"
@@ -142,7 +143,10 @@ class Guard:
         return None
 
     def _may_write(self, scope: Scope) -> bool:
-        """Only analyses can be started and cancelled and images be sent, where the operator allows it."""
+        """Only analyses can be started and cancelled and images be sent, where the operator allows it; and what
+        `writing` names."""
+        if writing.accepted(scope["method"], scope["path"], self._options):
+            return True
         allowed = {"/api/jobs": self._options.workspace is not None, "/api/uploads": self._options.uploads}
         return any(
             allowed[root] and scope["method"] in methods

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,18 @@ import rasterio
 
 from terralapse.errors import UnreadableFileError
 from terralapse.grid._gdal import GDAL_ERRORS, gdal_env
-from terralapse.labels import BINARY_CHANGE, SERIES_QUALITY, VALIDITY, ClassScheme
+from terralapse.labels import (
+    BINARY_CHANGE,
+    DAMAGE,
+    NOT_COUNTED,
+    SCHEMES,
+    SERIES_QUALITY,
+    VALIDITY,
+    ClassScheme,
+)
 from terralapse.products.imagery import RAMP, probability_layer, ramp, rgb
 from terralapse.products.tally import PROB_STEPS
+from terralapse.serve.patterns import PATTERNS, ink, rows_of
 from terralapse.serve.shelf import Result
 
 _FALL, _MIDDLE, _RISE = "#b0126f", "#f2f0eb", "#0b7a75"
@@ -42,7 +51,8 @@ class Layer:
     """One raster as a layer.
 
     `kind` is `picture` (three bands as they are), `class` or `value`. `table` is uint8 [n, 4], the colour of
-    each class value or code. `legend` is what the page shows of it.
+    each class value or code. `legend` is what the page shows of it. `patterns` is uint8 [n], which of
+    `terralapse.serve.patterns` each class is drawn with, so that classes are told apart without colours.
     """
 
     name: str
@@ -52,6 +62,7 @@ class Layer:
     legend: list[dict[str, Any]] = field(default_factory=list)
     table: np.ndarray | None = None
     scale: Scale | None = None
+    patterns: np.ndarray | None = None
 
     @property
     def stamp(self) -> str:
@@ -135,12 +146,41 @@ def _magnitude(name: str, path: Path, _result: Result) -> Layer:
     return Layer(name, "Size of the break", path, "value", legend, table, scale)
 
 
+def _map_of_classes(name: str, path: Path, result: Result) -> Layer:
+    """What the ground was and became, in the scheme that the file names; each class has a pattern of its
+    own."""
+    if name == "damage":
+        scheme, title = DAMAGE, "Damage of buildings"
+    else:
+        with gdal_env(), rasterio.open(path, driver="GTiff") as file:
+            slug = file.tags(1).get("CLASS_SCHEME", "")
+        if slug not in SCHEMES:
+            raise UnreadableFileError(
+                path, "names no scheme of its classes", "Add it with `terralapse facts`."
+            )
+        scheme, title = SCHEMES[slug], f"Classes {name.removeprefix('classes_')}"
+    layer = _classes(scheme, title)(name, path, result)
+    empty = {c.value for c in scheme.classes if c.value == 0 and c.name in (*NOT_COUNTED, "background")}
+    table, patterns = np.zeros((256, 4), np.uint8), np.zeros(256, np.uint8)
+    legend = []
+    for number, c in enumerate(c for c in scheme.classes if c.value not in empty):
+        table[c.value] = (*rgb(c.colour), 255)
+        patterns[c.value] = number % len(PATTERNS)
+        shown = ink(np.array(rgb(c.colour), np.float32)).round().astype(int).tolist()
+        pattern = {"rows": rows_of(number % len(PATTERNS)), "ink": shown}
+        legend.append({"value": c.value, "title": c.title, "colour": c.colour, "pattern": pattern})
+    return replace(layer, table=table, legend=legend, patterns=patterns)
+
+
 _Make = Callable[[str, Path, Result], Layer]
 _CHANGE: dict[str, tuple[str, _Make]] = {
     "before": ("before.tif", _picture),
     "after": ("after.tif", _picture),
     "validity": ("valid.tif", _classes(VALIDITY, "Why a pixel was not compared")),
     "probability": ("prob.tif", _probability),
+    "classes_before": ("classes_before.tif", _map_of_classes),
+    "classes_after": ("classes_after.tif", _map_of_classes),
+    "damage": ("damage.tif", _map_of_classes),
     "change": ("change.tif", _classes(BINARY_CHANGE, "Change")),
 }
 _SERIES: dict[str, tuple[str, _Make]] = {

@@ -64,6 +64,9 @@ class Options:
         inputs: folders whose images may be compared; needs `workspace`.
         uploads: whether images may be sent to the workspace.
         urls: whether images may be named by a public https address.
+        reviews: where reviews and samples are kept; by default the workspace, else none are.
+        llm, base_url: a language model that may answer questions beside the rules, and its endpoint (else
+            OPENAI_BASE_URL).
         limits: see `Limits`.
 
     Raises:
@@ -81,6 +84,9 @@ class Options:
     inputs: tuple[Path, ...] = ()
     uploads: bool = False
     urls: bool = False
+    reviews: Path | None = None
+    llm: str | None = None
+    base_url: str | None = None
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -90,6 +96,10 @@ class Options:
         for folder in (*self.inputs, *(() if self.workspace is None else (self.workspace,))):
             if not folder.is_dir():
                 raise FileMissingError(folder, "is no folder", "Make it, or give another.")
+        if self.reviews is not None and not self.reviews.is_dir():
+            raise FileMissingError(self.reviews, "is no folder", "Make it, or give another.")
+        if self.base_url is not None and self.llm is None:
+            raise SettingError("base-url", "is of no use without a model", "Give --llm NAME too.")
         if bool(self.inputs or self.uploads or self.urls) != (self.workspace is not None):
             raise SettingError(
                 "workspace and inputs",
@@ -117,6 +127,11 @@ class Options:
     def shown(self) -> tuple[Path, ...]:
         """All folders to look for results in."""
         return self.results if self.workspace is None else (*self.results, self.workspace)
+
+    @property
+    def kept(self) -> Path | None:
+        """The folder in which what people say is kept, if there is one."""
+        return self.reviews or self.workspace
 
     @property
     def loopback(self) -> bool:

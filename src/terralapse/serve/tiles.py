@@ -26,6 +26,7 @@ from terralapse.errors import UnreadableFileError
 from terralapse.grid._gdal import GDAL_ERRORS, Handle, dataset, gdal_env, read_error
 from terralapse.grid._safety import check_image
 from terralapse.serve.layers import Layer
+from terralapse.serve.patterns import hatch
 
 TILE = 256
 WGS84 = CRS.from_epsg(4326)
@@ -198,7 +199,8 @@ def _draw(layer: Layer, data: np.ndarray, mask: np.ndarray, style: Style) -> np.
         return drawn
     assert layer.table is not None
     if layer.scale is None:
-        return np.where(mask[..., None], layer.table[data[0]], 0).astype(np.uint8)
+        drawn = np.where(mask[..., None], layer.table[data[0]], 0).astype(np.uint8)
+        return drawn if layer.patterns is None else hatch(drawn, data[0], layer.patterns)
     stored = data[0].astype(np.float64)
     mask = mask & np.isfinite(stored)
     codes = (

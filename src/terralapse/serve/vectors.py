@@ -143,9 +143,17 @@ class Polygons:
             return (0.0, 0.0, 0.0, 0.0)
         return (float(x[known].min()), float(y[known].min()), float(x[known].max()), float(y[known].max()))
 
+    def place(self, lonlat: np.ndarray) -> np.ndarray:
+        """Longitude and latitude [n, 2], as they are given out, in the CRS of the file."""
+        x, y = pyproj.Transformer.from_crs(4326, self._crs or 3857, always_xy=True).transform(*lonlat.T)
+        if self._crs is None:
+            back = ~flip(self._grid)
+            x, y = back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f
+        return np.column_stack([x, y])
+
     def _features(self, frame: gpd.GeoDataFrame) -> list[dict[str, Any]]:
         """In degrees, rounded, wound as RFC 7946 has it and cut at the antimeridian."""
-        placed = shapely.transform(frame.geometry.values, self._move)
+        placed = shapely.transform(frame.geometry.values, self.degrees)
         cut = np.array([split_at_antimeridian(shape) for shape in placed], dtype=object)
         shapes = shapely.orient_polygons(cut)
         boxes = shapely.bounds(shapes).round(_DIGITS).tolist()
@@ -161,7 +169,8 @@ class Polygons:
             for row, box, text in zip(rows, boxes, shapely.to_geojson(shapes), strict=True)
         ]
 
-    def _move(self, xy: np.ndarray) -> np.ndarray:
+    def degrees(self, xy: np.ndarray) -> np.ndarray:
+        """x, y [n, 2] of the CRS of the file as longitude and latitude, rounded; the other way of `place`."""
         x, y = xy[:, 0], xy[:, 1]
         if self._crs is None:
             grid = flip(self._grid)

@@ -84,12 +84,26 @@ function keyOf(result, name, legend) {
   const hatched = name === "change";
   return el(
     "ul", { class: "legend classes" },
-    legend.map((e) => el("li", {}, swatch(e.colour, hatched), e.title)),
+    legend.map((e) => el("li", {}, swatch(e.colour, hatched, e.pattern), e.title)),
   );
 }
 
-function swatch(colour, hatched) {
+function swatch(colour, hatched, pattern) {
+  if (pattern) return patterned(colour, pattern);
   const node = el("span", { class: hatched ? "swatch hatched" : "swatch" });
   node.style.backgroundColor = colour;
+  return node;
+}
+
+/** A class as the tiles draw it: `rows` of 16 bits each, in the colour `ink`. */
+function patterned(colour, { rows, ink }) {
+  const node = el("canvas", { class: "swatch patterned", width: 32, height: 16 });
+  const context = node.getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 32, 16);
+  context.fillStyle = `rgb(${ink.join(" ")})`;
+  rows.forEach((bits, y) => {
+    for (let x = 0; x < 32; x += 1) if (bits & (1 << x % 16)) context.fillRect(x, y, 1, 1);
+  });
   return node;
 }

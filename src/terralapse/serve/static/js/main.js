@@ -1,6 +1,7 @@
 // Puts the page together: chooses a result, shows it, keeps the parts in step.
 
 import * as api from "./api.js";
+import * as asking from "./ask.js";
 import { byId, el } from "./dom.js";
 import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
@@ -10,7 +11,10 @@ import * as keys from "./keys.js";
 import * as layerCard from "./layers.js";
 import * as maps from "./map.js";
 import * as measuring from "./measure.js";
+import * as outline from "./outline.js";
 import * as panels from "./panels.js";
+import * as reviews from "./review.js";
+import * as samples from "./sample.js";
 import * as sliders from "./slider.js";
 import { change, read, state, text } from "./state.js";
 import * as swipe from "./swipe.js";
@@ -26,6 +30,8 @@ let slider = null;
 let card = null;
 let openTab = null;
 let drawGraticule = null;
+let pen = null; // draws outlines anew
+let reviewed = false; // whether the server keeps what people say
 let fresh = null; // makes the panel of a new analysis; null where none is allowed
 
 const pixels = () => result !== null && result.crs === null;
@@ -53,6 +59,9 @@ async function show(id, asked) {
   byId("layers").hidden = byId("layers-toggle").getAttribute("aria-pressed") !== "true";
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
+  pen.stop();
+  mark(null);
+  unhidden = null;
   maps.clear(map);
   unpick();
   result = found;
@@ -92,9 +101,46 @@ async function show(id, asked) {
   maps.showLayers(map, result.layers);
   slider?.settle();
   const known = new Map((await facts).facts.map((f) => [f.id, f]));
-  openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, fresh });
+  openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, more: people(), fresh });
   drawGraticule();
   if (asked.picked) await pick(asked.picked, !asked.view);
+}
+
+/** The tabs in which people say something. */
+function people() {
+  const shown = result;
+  const one = (id) => (id === undefined ? undefined : pick(id, true, "map"));
+  const tabs = [["ask", "Ask", () => asking.panel(shown, (ids) => pickMany(ids, true, "map"))]];
+  if (!reviewed || shown.kind !== "change") return tabs;
+  if (features.length) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
+  tabs.push(["areas", "Areas", () => samples.panel(shown, mark, blind)]);
+  return tabs;
+}
+
+let unhidden = null; // the layers as they were before nobody should be told what the map says
+
+function blind(on) {
+  if (on === (unhidden !== null)) return;
+  const layers = on ? new Map([...state.layers].filter(([name]) => name === "before" || name === "after")) : unhidden;
+  unhidden = on ? state.layers : null;
+  change({ layers });
+  maps.showLayers(map, result.layers);
+  card?.show();
+}
+
+/** Marks a place on the map and goes there; null takes the mark away. */
+function mark(place, flying) {
+  if (!map.getSource("mark")) {
+    map.addSource("mark", { type: "geojson", data: { type: "FeatureCollection", features: [] } });
+    map.addLayer({ id: "mark", type: "circle", source: "mark", paint: { "circle-opacity": 0, "circle-radius": 12, "circle-stroke-color": "#ffe14d", "circle-stroke-width": 4 } });
+    map.addLayer({ id: "mark-edge", type: "circle", source: "mark", paint: { "circle-opacity": 0, "circle-radius": 16, "circle-stroke-color": "#111111", "circle-stroke-width": 2 } });
+  }
+  const point = place && { type: "Feature", properties: {}, geometry: { type: "Point", coordinates: place } };
+  map.getSource("mark").setData({ type: "FeatureCollection", features: point ? [point] : [] });
+  if (!point) return;
+  for (const id of ["mark", "mark-edge"]) map.moveLayer(id);
+  if (flying) onPhoneSee("map");
+  if (flying) maps.fly(map, [...place, ...place], byName("change")?.native_zoom ?? 17);
 }
 
 const byName = (name) => result.layers.find((l) => l.name === name);
@@ -106,21 +152,27 @@ function fit(duration) {
 }
 
 // --- objects -----------------------------------------------------------------------------------------
-async function pick(id, flying) {
+/** `seen` is what a phone scrolls to, where the page is too long for all of it. */
+async function pick(id, flying, seen = "picked") {
   const feature = features.find((f) => f.id === id);
   if (!feature) return;
   maps.pick(map, [id]);
   change({ picked: id });
   if (flying) maps.fly(map, feature.bbox, NEAREST);
   await told(() => panels.card(result, feature, unpick));
-  if (matchMedia("(max-width: 760px)").matches) byId("picked").scrollIntoView({ block: "nearest" });
+  onPhoneSee(seen);
 }
 
-function pickMany(ids, flying) {
+const onPhoneSee = (id) => {
+  if (matchMedia("(max-width: 760px)").matches) byId(id).scrollIntoView({ block: "nearest" });
+};
+
+function pickMany(ids, flying, seen) {
   if (ids.length === 1) {
-    pick(ids[0], flying ?? true);
+    pick(ids[0], flying ?? true, seen);
     return;
   }
+  if (seen) onPhoneSee(seen);
   unpick();
   maps.pick(map, ids);
   const boxes = features.filter((f) => ids.includes(f.id)).map((f) => f.bbox);
@@ -197,7 +249,8 @@ function toggleLayers() {
 }
 
 function escape() {
-  if (measure.active()) measure.stop();
+  if (pen.active()) pen.stop();
+  else if (measure.active()) measure.stop();
   else if (drafting.drawing()) drafting.stopDrawing();
   else unpick();
 }
@@ -210,14 +263,14 @@ function wire() {
   byId("theme").addEventListener("click", () => theme(true));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => maps.recolour(map));
   map.on("click", (event) => {
-    if (measure.active() || drafting.drawing()) return;
+    if (measure.active() || drafting.drawing() || pen.active()) return;
     const id = maps.polygonAt(map, event.point);
     if (id === null) unpick();
     else pick(id, false);
   });
   map.on("mousemove", (event) => {
     const over = maps.polygonAt(map, event.point) !== null;
-    map.getCanvas().classList.toggle("pointing", over && !measure.active() && !drafting.drawing());
+    map.getCanvas().classList.toggle("pointing", over && !measure.active() && !drafting.drawing() && !pen.active());
     if (measure.active()) return;
     const { lng, lat } = event.lngLat;
     const row = (-Math.log(Math.tan(Math.PI / 4 + (lat * Math.PI) / 360)) * 180 * METRES) / Math.PI;
@@ -238,6 +291,7 @@ function wire() {
     { keys: "L", text: "Layers shown and hidden", match: one("l"), run: toggleLayers },
     { keys: "D", text: "Downloads", match: one("d"), run: () => openTab?.("files") },
     { keys: "T", text: "Light, dark, or as the system has it", match: one("t"), run: () => theme(true) },
+    { keys: "A R", text: "In the tab Review: accept or reject the object", match: (k) => /^[ar]$/i.test(k), run: (k) => reviews.press(k.toLowerCase() === "a" ? "accepted" : "rejected") },
     { keys: "Esc", text: "Close and end", match: (k) => k === "Escape", run: escape },
   ]);
 }
@@ -261,8 +315,10 @@ async function main() {
   window.terralapse = { map }; // for the console and for tests
   drawGraticule = graticule.start(map, pixels);
   measure = measuring.start(map, pixels);
+  pen = outline.start(map);
   swipe.start(map);
   wire();
+  reviewed = list.reviews;
   if (list.jobs) {
     await drafting.prepare(map, openNew);
     fresh = () => jobs.panel(openFolder);

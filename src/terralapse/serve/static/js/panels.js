@@ -8,9 +8,10 @@ import { area, bytes, day, number, percent, place } from "./format.js";
 const LARGEST = 25;
 const ROWS = 8;
 
-/** `fresh` makes the panel of a new analysis, where the operator allows one. */
-export function build(result, { facts, features, total, onPick, fresh }) {
+/** `more` are panels after the summary; `fresh` makes that of a new analysis, where the operator allows one. */
+export function build(result, { facts, features, total, onPick, more, fresh }) {
   const own = result ? tabsOf(result, { facts, features, total, onPick }) : [];
+  own.splice(1, 0, ...(more ?? []));
   const tabs = fresh ? [...own, ["new", "New", fresh]] : own;
   return show(tabs);
 }
@@ -32,6 +33,7 @@ function show(tabs) {
   const open = async (name) => {
     turn += 1;
     const mine = turn;
+    body.dispatchEvent(new Event("left")); // for panels that have something on the map
     for (const tab of bar.children) {
       const on = tab.id === `tab-${name}`;
       tab.setAttribute("aria-selected", String(on));
