@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from terralapse._version import __version__
@@ -55,12 +55,20 @@ def write_disaster_page(
         made=made,
         version=__version__,
         css=Markup(css),
+        marked=_marked,
     )
     path.write_text(page, encoding="utf-8")
 
 
 def _asset(name: str) -> str:
     return resources.files("terralapse.products").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _marked(text: str) -> Markup:
+    """What stands between backticks as code; everything is escaped."""
+    parts = text.split("`")
+    told = [Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)]
+    return Markup("").join(told)
 
 
 def _picture(sheet: Path) -> str:
