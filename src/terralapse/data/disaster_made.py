@@ -1,8 +1,8 @@
 """A benchmark of the layout of DisasterM3, made from pairs with maps of damage and roads.
 
-The questions are ours; their truth follows from the maps alone, so that an answerer which reads the maps must
-answer all of them rightly. Options of counts are the truth and its deviations by 20 and 40 per cent, as in the
-paper.
+The questions are ours; their truth follows from the maps alone, so that an answerer which reads the maps
+must answer all of them rightly. Options of counts are the truth and its deviations by 20 and 40 per cent, as
+in the paper.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image
 
 from terralapse.data.damage_questions import STATES
 from terralapse.data.disaster_sheet import ROADS, DamageSheet, building_states
+from terralapse.data.disaster_words import caption_of, recovery_of
 from terralapse.data.disasterm3 import SUBSETS
 
 DEVIATIONS = (0.6, 0.8, 1.0, 1.2, 1.4)
@@ -57,8 +58,6 @@ def write_made(root: Path, pairs: Iterable[MadePair], seed: int = 0) -> Path:
         root: a folder; files in it are replaced.
         seed: of the order of the options.
     """
-    from terralapse.data.disaster_words import caption_of, recovery_of
-
     rng = np.random.default_rng(seed)
     made: dict[str, list[dict[str, Any]]] = {name: [] for name in _MADE}
     for folder in ("images/pre", "images/post", "masks", "maps/damage", "maps/roads"):

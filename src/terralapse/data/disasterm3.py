@@ -83,9 +83,8 @@ def read_options(text: str) -> dict[str, str]:
     """Texts of options by letter, from `A. bridge B. road` in one line or several; empty where it is not in
     this form. Letters must follow each other from A."""
     found: dict[str, str] = {}
-    marks = [m for m in _LETTER.finditer(text)]
-    kept = []
-    for mark in marks:
+    kept: list[re.Match[str]] = []
+    for mark in _LETTER.finditer(text):
         if mark[1] == chr(ord("A") + len(kept)):
             kept.append(mark)
     for mark, after in zip(kept, [*kept[1:], None], strict=True):

@@ -305,9 +305,9 @@ def _short(facts: Facts) -> Iterator[Statement]:
     if "damage.buildings" in facts:
         yield _said(
             facts,
-            f"{between}, {{damage.any.count}} of {{damage.buildings}} that were graded are damaged in some "
-            "grade: {damage.destroyed.count} destroyed, {damage.major.count} of major and "
-            "{damage.minor.count} of minor damage.",
+            f"{between}, {{damage.any.count}} were damaged in some grade, {{damage.any.share}} of the "
+            "{damage.buildings} that were graded: {damage.destroyed.count} destroyed, {damage.major.count} "
+            "of major and {damage.minor.count} of minor damage.",
         )
         if "priority.place" in facts:
             yield _said(facts, facts["priority.place"].template)

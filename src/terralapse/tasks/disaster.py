@@ -1,8 +1,8 @@
 """Scores of the nine tasks of DisasterM3: exact sets of letters, masks, judged reports.
 
 The average is over tasks and never over samples, so that a task with many questions does not outweigh the
-others. Source: Wang et al., arXiv:2505.21089; its repository has no scorer, so these follow the definitions in
-the paper.
+others. Source: Wang et al., arXiv:2505.21089; its repository has no scorer, so these follow the definitions
+in the paper.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a model is asked: one turn of text and images.
 
-The order is that of the official runner, the words are ours: of a pair, a label before each image, the earlier
-one first, then question and options; of a single image, the image first. Only letters are asked for where
-there are options.
+The order is that of the official runner, the words are ours: of a pair, a label before each image, the
+earlier one first, then question and options; of a single image, the image first. Only letters are asked for
+where there are options.
 """
 
 from __future__ import annotations
