@@ -87,8 +87,8 @@ def read_options(text: str) -> dict[str, str]:
     for mark in _LETTER.finditer(text):
         if mark[1] == chr(ord("A") + len(kept)):
             kept.append(mark)
-    for mark, after in zip(kept, [*kept[1:], None], strict=True):
-        end = len(text) if after is None else after.start()
+    ends = [*(mark.start() for mark in kept[1:]), len(text)]
+    for mark, end in zip(kept, ends, strict=False):  # without a mark there is one end and nothing to read
         found[mark[1]] = text[mark.end() : end].strip(" ;,\n")
     return found
 

@@ -96,8 +96,8 @@ def tagged(text: str) -> list[tuple[str, str]]:
     """Pairs of a tag (in capitals; empty before the first one) and the text under it."""
     marks = list(_TAG.finditer(text))
     found = [("", text[: marks[0].start()] if marks else text)]
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
-        end = len(text) if after is None else after.start()
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    for mark, end in zip(marks, ends, strict=False):  # without a mark all stands before the first one
         found.append((mark[1].upper(), text[mark.end() : end]))
     return [(tag, part.strip()) for tag, part in found if part.strip()]
 
