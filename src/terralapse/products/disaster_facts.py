@@ -148,12 +148,13 @@ def damage_places(folder: Path, geobox: GeoBox, facts: Mapping[str, Fact]) -> It
         classes=(1, *_HURT), min_area_m2=facts["object.minimum"].value, connectivity=4, simplify=False
     )
     frame = vectorise(folder / DAMAGED, None, geobox, settings)
-    frame = frame[frame["class_value"] > 1]
-    if not len(frame):
-        return
-    points = frame.geometry.representative_point()
-    names = np.array(Compass(geobox).names(points.x.to_numpy(), points.y.to_numpy()))
     grade = frame["class_value"].to_numpy()
+    hurt = grade > 1
+    if not hurt.any():
+        return
+    points = frame.geometry[hurt].representative_point()
+    names = np.array(Compass(geobox).names(points.x.to_numpy(), points.y.to_numpy()))
+    grade = grade[hurt]
     where = {"raster": DAMAGED, "window": [0, 0, geobox.shape.y, geobox.shape.x]}
     for ninth in NINTHS:
         own = names == ninth
