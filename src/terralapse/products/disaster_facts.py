@@ -152,8 +152,8 @@ def damage_places(folder: Path, geobox: GeoBox, facts: Mapping[str, Fact]) -> It
     hurt = grade > 1
     if not hurt.any():
         return
-    points = frame.geometry[hurt].representative_point()
-    names = np.array(Compass(geobox).names(points.x.to_numpy(), points.y.to_numpy()))
+    points = frame.geometry.representative_point()
+    names = np.array(Compass(geobox).names(points.x.to_numpy()[hurt], points.y.to_numpy()[hurt]))
     grade = grade[hurt]
     where = {"raster": DAMAGED, "window": [0, 0, geobox.shape.y, geobox.shape.x]}
     for ninth in NINTHS:
