@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 DPI = 200
 
 
-def save(sheet: Sheet, folder: Path, title: str) -> None:
-    """Writes `map.png` (200 dpi) and `map.pdf` (outlines and text as vectors)."""
-    sheet.figure.savefig(folder / "map.png", metadata={"Software": "terralapse", "Title": title})
+def save(sheet: Sheet, folder: Path, title: str, name: str = "map") -> None:
+    """Writes `<name>.png` (200 dpi) and `<name>.pdf` (outlines and text as vectors)."""
+    sheet.figure.savefig(folder / f"{name}.png", metadata={"Software": "terralapse", "Title": title})
     about = {"Creator": "terralapse", "Producer": None, "Title": title, "CreationDate": sheet.started}
-    sheet.figure.savefig(folder / "map.pdf", metadata=about)
+    sheet.figure.savefig(folder / f"{name}.pdf", metadata=about)
 
 
 def fit_into(

@@ -71,7 +71,7 @@ def add_classes(
         wanted = {BEFORE: (Path(before), known), AFTER: (Path(after), known)}
     if damage is not None:
         wanted[DAMAGED] = (Path(damage), DAMAGE)
-    with gdal_env(), _staged(folder, (*wanted, "facts.json", "run.json")) as staged:
+    with gdal_env(), staged_beside(folder, (*wanted, "facts.json", "run.json")) as staged:
         for name, (path, classes) in wanted.items():
             _write_map(path, classes, box, staged / name)
         facts = Facts.from_dict(record)
@@ -122,7 +122,7 @@ def _write_map(path: Path, scheme: ClassScheme, box: Any, target: Path) -> None:
 
 
 @contextmanager
-def _staged(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+def staged_beside(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     """A folder beside the products; its files take their places when all are written, `run.json` last."""
     import tempfile
 

@@ -30,25 +30,6 @@ _CARDS = (
         limits=("No model is trained: the captions come from an outside language model.",),
     ),
     Card(
-        slug="disasterm3",
-        title=(
-            "DisasterM3: A Remote Sensing Vision-Language Dataset for Disaster Damage Assessment and Response"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary=(
-            "Questions, reports and referring masks on disaster pairs, optical before and optical or SAR "
-            "after."
-        ),
-        year=2025,
-        paper="arXiv:2505.21089",
-        repository="https://github.com/Junjue-Wang/DisasterM3",
-        inputs=Inputs(dates=2, gsd_range=(0.8, 0.8)),
-        licences=Licences(data="CC BY-NC(-SA) 4.0, academic only"),
-        checkpoints="none",
-        limits=("The data is non-commercial.", "Training code was never released."),
-    ),
-    Card(
         slug="gaia",
         title=(
             "GAIA: A Global, Multi-modal, Multi-scale Vision-Language Dataset for Remote Sensing Image "
