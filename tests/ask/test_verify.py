@@ -12,7 +12,7 @@ from ask_runs import NINTHS, Truth
 from model_server import says, serve
 from terralapse.ask.agent import Agent
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
+from terralapse.tasks.claims import claims
 from terralapse.ask.rules import answer as by_rules
 from terralapse.ask.verify import problems
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
+from terralapse.tasks.claims import claims
 from terralapse.ask.endpoint import Endpoint
 from terralapse.ask.language import plain
 from terralapse.ask.parse import MOST
