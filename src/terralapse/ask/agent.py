@@ -12,13 +12,13 @@ from typing import Any
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
-from terralapse.tasks.claims import claims
 from terralapse.ask.endpoint import Endpoint
 from terralapse.ask.language import plain
 from terralapse.ask.parse import MOST
 from terralapse.ask.tools import TOOLS, ToolError, call, shown
 from terralapse.ask.verify import Problem, about_fact, mentions, problems, sentences, supports, verified
 from terralapse.errors import EndpointError, SettingError
+from terralapse.tasks.claims import claims
 
 _TURNS = 4  # of the talk before, that the model sees
 _CALLS = 6  # tool calls in one step
@@ -70,7 +70,7 @@ class Agent:
                 "llm", "is not given, and the agent needs the name of a model", "Give --llm NAME."
             )
         self.llm, self.seconds, self.steps, self.tokens = llm, seconds, steps, tokens
-        folder = _own_cache() if cache == "default" else None if cache is None else Path(cache)
+        folder = own_cache() if cache == "default" else None if cache is None else Path(cache)
         self.endpoint = Endpoint(base_url, api_key, timeout, folder)
 
     def answer(self, question: str, book: Book, history: Sequence[tuple[str, Answer]] = ()) -> Answer:
@@ -263,6 +263,7 @@ def _listed(found: list[Problem]) -> str:
     return "; ".join(f"{p.kind} {p.said!r}" for p in found[:12])
 
 
-def _own_cache() -> Path:
+def own_cache() -> Path:
+    """The user's own folder of replies."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "terralapse" / "ask"

@@ -13,6 +13,7 @@ from terralapse._version import __version__
 from terralapse.cli import run
 from terralapse.cli.ask import ask, chat
 from terralapse.cli.bench import bench
+from terralapse.cli.captions import captions
 from terralapse.cli.export import export
 from terralapse.cli.facts import facts
 from terralapse.cli.series import series
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench)
+app.add_typer(captions)
 run.add_to(app)
 app.command()(series)
 app.command()(export)

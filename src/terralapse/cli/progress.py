@@ -20,6 +20,7 @@ TITLES = {
     "write": "Writing rasters",
     "products": "Writing products",
     "units": "Units",
+    "captions": "Making captions",
 }
 PATIENCE_S = 2.0
 

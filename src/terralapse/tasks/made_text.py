@@ -2,8 +2,8 @@
 
 A maker turns an item (a map of classes, an image, or both, with what is known about it) into statistics and
 the statistics into sentences, by rules or by a language model that sees nothing but the statistics. Whoever
-wrote a sentence, it is kept only when a `Sheet` of the statistics supports it: the classes it names are there,
-in the place that it names; its numbers are theirs; what it calls large or dominant is.
+wrote a sentence, it is kept only when a `Sheet` of the statistics supports it: the classes it names are
+there, in the place that it names; its numbers are theirs; what it calls large or dominant is.
 
 The check is of words, so it has limits: a sentence that names several places is held to the places together,
 and what no list of words knows (a shape, a texture) is not judged.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -36,18 +36,23 @@ BANDS = ("extra small", "extra large", "small", "medium", "large")
 NOUNS = ("fraction", "part", "portion", "amount", "quantity")
 # What captions like to claim and no statistics of land cover hold, unless it is the name of a class.
 THINGS = frozenset(
-    """airport airports beach beaches bridge bridges building buildings canal canals cloud clouds coast coastline
-    desert factory factories farm farms flood floods harbour harbor highway highways hill hills house houses
-    island islands lake lakes mountain mountains ocean parking people pond ponds port railway reservoir river
-    rivers road roads runway school sea shadow shadows ship ships shore shoreline solar stadium stream street
-    streets valley vehicle vehicles village villages volcano city cities town towns urban rural industrial
-    residential""".split()
+    re.findall(
+        r"\w+",
+        """airport airports beach beaches bridge bridges building buildings canal canals cloud clouds
+        coast coastline desert factory factories farm farms flood floods harbour harbor highway
+        highways hill hills house houses island islands lake lakes mountain mountains ocean parking
+        people pond ponds port railway reservoir river rivers road roads runway school sea shadow
+        shadows ship ships shore shoreline solar stadium stream street streets valley vehicle vehicles
+        village villages volcano city cities town towns urban rural industrial residential""",
+    )
 )
 _SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(*-])|\n+")
 _TOP = re.compile(
     r"\b(dominat\w+|predominant\w*|mostly|mainly|main|largest|most of|majority|primar\w+|chief\w*)\b", re.I
 )
-_NOT = re.compile(r"\b(no|without|lacks?|lacking|free of|absence of|nor|devoid of)\b(?:\W+\w+){0,2}\W*$", re.I)
+_NOT = re.compile(
+    r"\b(no|without|lacks?|lacking|free of|absence of|nor|devoid of)\b(?:\W+\w+){0,2}\W*$", re.I
+)
 _SIZE = re.compile(rf"\b({'|'.join(BANDS)})[- ](?:{'|'.join(NOUNS)}|share|area)s?\b", re.I)
 _NAME = re.compile(r"(?<![.!?:\"]\s)(?<!^)(?<![\w(])\b([A-Z][a-zA-Z]{2,})\b")
 _FRACTION = 0.05  # "half" may be this far from a half
@@ -85,7 +90,9 @@ class Sheet:
         words: each class that could be said, there or not, to the words for it, in lower case.
         sizes: (place, class) to the size that stands in the statistics, one of `BANDS`.
         numbers: (number, unit) that may be said, beside the shares; the units of `claims`.
-        names: a text that holds every name that may be said (places, satellites, sensors).
+        names: what is called by a name (tags, places, satellites, sensors): said as a whole, it claims no
+            class, no place and no number.
+        known: a text whose names and numbers may be said too.
         banned: words, as regular expressions, that no sentence may hold.
     """
 
@@ -93,7 +100,8 @@ class Sheet:
     words: Mapping[str, tuple[str, ...]]
     sizes: Mapping[tuple[str, str], str] = field(default_factory=dict)
     numbers: tuple[tuple[float, str], ...] = ()
-    names: str = ""
+    names: tuple[str, ...] = ()
+    known: str = ""
     banned: tuple[str, ...] = ()
 
     @cached_property
@@ -101,6 +109,17 @@ class Sheet:
         """Words to the class that they stand for; plurals too."""
         found = {w: name for name, words in self.words.items() for w in words}
         return {w + "s": name for w, name in found.items()} | found
+
+    @cached_property
+    def pool(self) -> str:
+        """All that names may be taken from, in lower case."""
+        return "; ".join([*self.names, self.known]).lower()
+
+    def plain(self, text: str) -> str:
+        """A text with blanks in place of names, as long as it was."""
+        for name in sorted((n for n in self.names if n), key=len, reverse=True):
+            text = re.sub(rf"\b{re.escape(name)}\b", lambda m: " " * len(m[0]), text, flags=re.I)
+        return text
 
     @cached_property
     def _classes(self) -> re.Pattern[str]:
@@ -141,10 +160,11 @@ def supported(text: str, sheet: Sheet) -> tuple[str, list[Fault]]:
     return " ".join(s for s in sentences(text) if s not in bad), found
 
 
-def _sentence(text: str, sheet: Sheet) -> list[Fault]:
+def _sentence(sentence: str, sheet: Sheet) -> list[Fault]:
+    text = sheet.plain(sentence)
     places = list(dict.fromkeys(_PLACE_OF[m[0].lower()] for m in _PLACE.finditer(text)))
     said = sheet.mentions(text)
-    return [
+    found = [
         *(Fault("banned", m[0], text) for word in sheet.banned for m in re.finditer(word, text, re.I)),
         *_presence(text, sheet, places, said),
         *_order(text, sheet, places, said),
@@ -152,6 +172,7 @@ def _sentence(text: str, sheet: Sheet) -> list[Fault]:
         *_numbers(text, sheet, places, said),
         *_foreign(text, sheet),
     ]
+    return [replace(f, sentence=sentence) for f in found]
 
 
 Mentions = Sequence[tuple[int, int, str, bool]]
@@ -201,26 +222,24 @@ def _numbers(text: str, sheet: Sheet, places: list[str], said: Mentions) -> list
         for name, share in sheet.shares.get(place, {}).items()
         if name in named or not named
     ]
-    return [
-        Fault("number", claim.said, text) for claim in claims(text) if not _fits(claim, shares, sheet)
-    ]
+    return [Fault("number", claim.said, text) for claim in claims(text) if not _fits(claim, shares, sheet)]
 
 
 def _fits(claim: Claim, shares: Sequence[float], sheet: Sheet) -> bool:
     if claim.kind in ("text", "date", "object"):
-        return claim.said.lower() in sheet.names.lower()
+        return claim.said.lower() in sheet.pool
     if claim.kind == "fraction":
         return any(abs(claim.value - s) <= _FRACTION for s in shares)
     if claim.unit == "%":
         return any(claim.rounds(100 * s) for s in shares)
     if any(claim.unit == unit and claim.rounds(value) for value, unit in sheet.numbers):
         return True
-    return claim.unit == "" and re.search(rf"\b{re.escape(claim.said)}\b", sheet.names) is not None
+    return claim.unit == "" and re.search(rf"\b{re.escape(claim.said.lower())}\b", sheet.pool) is not None
 
 
 def _foreign(text: str, sheet: Sheet) -> list[Fault]:
     """Things and names that are neither classes nor known."""
-    known = sheet.names.lower()
+    known = sheet.pool
     own = {part for words in sheet.words.values() for w in words for part in re.findall(r"\w+", w)}
     found = [
         Fault("thing", word, text)
@@ -251,6 +270,11 @@ class CaptionMaker(ABC):
     @abstractmethod
     def write(self, statistics: Mapping[str, Any], seed: int) -> list[str]:
         """The captions by rules; the same for the same seed."""
+
+    def before(self, item: Item) -> list[dict[str, Any]] | None:
+        """What a language model is asked first; its reply is `item.about["summary"]` from then on. None where
+        nothing has to be asked."""
+        return None
 
     @abstractmethod
     def messages(self, statistics: Mapping[str, Any], item: Item, seed: int) -> list[dict[str, Any]]:

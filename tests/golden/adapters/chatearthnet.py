@@ -1,4 +1,4 @@
-"""ChatEarthNet: both procedures on the maps of the case, the sizes, the cut of shares, and decoded colours."""
+"""ChatEarthNet: both procedures on the maps of the case, the sizes, the cut shares, the decoded colours."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Geo-Foundation Models", ESSD 2025 (arXiv:2402.11325), and its released code. No 
 classes becomes text by one of two procedures, and a language model rewrites the text. Differs from it in: the
 wording of the prompts, which is ours (what they ask for is theirs); a realiser by rules that writes the
 caption where there is no language model; the words for sizes are drawn with a seed; equal shares in a region
-stand in the order of the classes (there, in that of an unstable sort); any scheme of classes can be described.
+stand in the order of the classes (there, in that of an unstable sort); any scheme can be described.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from terralapse.cards import Card, Figure, Inputs, Licences, Status, Task
 from terralapse.errors import SettingError
-from terralapse.labels import CHATEARTHNET, NOT_COUNTED, SCHEMES, WORLDCOVER, ClassScheme, crosswalk
+from terralapse.labels import CHATEARTHNET, NOT_COUNTED, WORLDCOVER, ClassScheme, crosswalk
 from terralapse.registry import register
 from terralapse.tasks.made_text import BANDS, NOUNS, PLACES, WHOLE, CaptionMaker, Item, Sheet
 
@@ -110,7 +110,7 @@ def indexed(labels: np.ndarray, scheme: ClassScheme) -> tuple[np.ndarray, tuple[
     is background, and a class is called by its title.
     """
     if scheme.slug == WORLDCOVER.slug:
-        return from_worldcover(labels), NAMES_35
+        return from_worldcover(np.where(labels == 255, scheme.nodata, labels)), NAMES_35
     if scheme.slug == CHATEARTHNET.slug:
         return np.where(labels == scheme.nodata, 0, labels).astype(np.uint8), NAMES_35
     counted = [c for c in scheme.classes if c.name not in NOT_COUNTED]
@@ -177,8 +177,10 @@ def kept(part: np.ndarray) -> list[int]:
     return sorted((v for v, n in found.items() if n >= LEAST), key=lambda v: (-found[v], v))[:MOST]
 
 
-def text_35(labels: np.ndarray, names: Sequence[str] = NAMES_35, rng: np.random.Generator | None = None) -> str:
-    """The statistics as the text that the language model gets; without `rng` every size has the first noun."""
+def text_35(
+    labels: np.ndarray, names: Sequence[str] = NAMES_35, rng: np.random.Generator | None = None
+) -> str:
+    """The statistics as the text that the language model gets; without `rng` sizes have the first noun."""
     lines = ["".join(f"{names[v]}; " for v in overall(labels))]
     for region, part in regions(labels).items():
         shares = region_shares(part)
@@ -200,9 +202,9 @@ def _listed(parts: Sequence[str]) -> str:
 
 SYSTEM_35 = (
     "You describe a satellite image as if you saw it, from land cover statistics that you are given and must "
-    "not mention. Write one paragraph in plain, objective English. Say first which land cover type is dominant "
-    "and where. Then go through the parts of the image in the order given, joined fluently, and within each "
-    "name its land cover types from the largest coverage to the smallest; vary the wording of portions. End "
+    "not mention. Write one paragraph in plain, objective English. Say first which land cover type is "
+    "dominant and where. Then go through the parts of the image in the order given, joined fluently, and "
+    "within each name its land cover types from the largest coverage to the smallest; vary the wording of portions. End "
     "with one sentence on the main theme of the image. State nothing that the statistics do not hold, and no "
     f"numbers. Never use these words or their forms: {', '.join(BANNED)}."
 )
@@ -238,9 +240,9 @@ def region_table(labels: np.ndarray, names: Sequence[str] = NAMES_4V) -> list[st
 SYSTEM_4V = (
     "You see up to four land cover maps as coloured images, with a legend and with statistics of each. For "
     "each map, in order, write one paragraph of its own, as if you described the satellite image behind it: "
-    "each land cover and where it lies, with words for the shape of water, developed areas and crops, and last "
-    "the main theme. Mention only classes that are present; never name a colour; take the statistics of a map "
-    f"as those of one image. Be objective, and never use these words or their forms: {', '.join(BANNED)}."
+    "each land cover and where it lies, with words for the shape of water, developed areas and crops, and "
+    "last the main theme. Mention only classes that are present; never name a colour; take the statistics of "
+    f"a map as those of one image. Be objective, and never use these words or their forms: {', '.join(BANNED)}."
 )
 
 
@@ -319,6 +321,7 @@ class ChatEarthNet(CaptionMaker):
             }
         return {
             "scheme": item.scheme.slug,
+            "classes": list(names[1:]),
             "pixels": int(labels.size),
             "background": int((labels == 0).sum()),
             "overall": [names[v] for v in order],
@@ -335,7 +338,7 @@ class ChatEarthNet(CaptionMaker):
         sizes = {(region, name): size for region, p in parts.items() for name, _, size in p["told"]}
         sizes |= {(WHOLE, n): band(percent(s)) for n, s in statistics["shares"].items()}
         numbers = ((float(len(statistics["overall"])), ""), (float(len(REGIONS)), ""))
-        return Sheet(shares, _words(statistics["scheme"]), sizes, numbers, banned=_BANNED)
+        return Sheet(shares, _words(statistics), sizes, numbers, banned=_BANNED)
 
     def write(self, statistics: Mapping[str, Any], seed: int) -> list[str]:
         rng = np.random.default_rng([seed, 1])
@@ -355,7 +358,9 @@ class ChatEarthNet(CaptionMaker):
             clauses = [f"{told[0][0]} {one(_VERBS)} {parts[0]}"]
             clauses += [f"{name} {part}" for (name, *_), part in zip(told[1:], parts[1:], strict=True)]
             said.append(one(_OPENINGS).format(region) + _listed(clauses) + ".")
-        rest = ", the only land cover of note." if len(names) == 1 else f", among {len(names)} land cover types."
+        rest = (
+            ", the only land cover of note." if len(names) == 1 else f", among {len(names)} land cover types."
+        )
         said.append(one(_LAST).format(names[0]) + rest)
         return [" ".join(said)]
 
@@ -386,14 +391,11 @@ class ChatEarthNet(CaptionMaker):
         return {"captions": list(captions)}
 
 
-def _words(scheme: str) -> dict[str, tuple[str, ...]]:
-    """The names of a scheme's classes to what they may be called."""
-    if scheme in (WORLDCOVER.slug, CHATEARTHNET.slug):
+def _words(statistics: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The names of the classes to what they may be called."""
+    if statistics["scheme"] in (WORLDCOVER.slug, CHATEARTHNET.slug):
         return {n: _SYNONYMS[c.name] for n, c in zip(NAMES_35[1:], CHATEARTHNET.classes[1:], strict=True)}
-    found = SCHEMES.get(scheme)
-    if found is None:  # a scheme of the user's own: its titles
-        raise SettingError(f"scheme={scheme}", "is not known", "Give one of terralapse.labels.")
-    return {c.title.lower(): (c.title.lower(),) for c in found.classes if c.name not in NOT_COUNTED}
+    return {name: (name,) for name in statistics["classes"]}
 
 
 _TOLD = re.compile(

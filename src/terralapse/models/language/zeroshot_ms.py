@@ -1,14 +1,14 @@
 """Zero-shot multi-spectral: bands of Sentinel-2 as six pictures and a text, for any model that sees RGB.
 
 Source: Mallya, Gigi, Kim, Neumann, Beryozkin, Shekel and Angelova, "Zero-Shot Multi-Spectral Learning:
-Reimagining a Generalist Multimodal Gemini 2.5 Model for Remote Sensing Applications", 2025 (arXiv:2509.19087),
-and the notebook of the same recipe in google-gemini/cookbook. Nothing is trained. Differs from it in: the wording of the text is ours; the scaling of
-the composites, the range of the moisture pictures and the formulas of NDWI and NDMI, which it does not print,
-are stated here; zero divided by zero is zero.
+Reimagining a Generalist Multimodal Gemini 2.5 Model for Remote Sensing Applications", 2025
+(arXiv:2509.19087), and the notebook of the same recipe in google-gemini/cookbook. Nothing is trained. Differs
+from it in: the wording of the text is ours; the scaling of the composites, the range of the moisture pictures
+and the formulas of NDWI and NDMI, which it does not print, are stated here; zero divided by zero is zero.
 
-Beside the pictures stand two answerers that see nothing but the four indices, so that the recipe can be tried,
-and its score compared, without any vision-language model: `by_rules`, with values from common knowledge that
-nothing was fitted to, and `Prototypes`, the nearest mean of labelled training tiles.
+Beside the pictures stand two answerers that see nothing but the four indices, so that the recipe can be
+tried, and its score compared, without any vision-language model: `by_rules`, with values from common
+knowledge that nothing was fitted to, and `Prototypes`, the nearest mean of labelled training tiles.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ CARD = Card(
             "pixels that differ",
             0.0,
             "golden case zeroshot-ms/pseudo-images",
-            "six pictures, the rescaled one and four indices of a cube of 9 x 11 pixels, sampled values equal",
+            "six pictures, the rescaled one and four indices of a cube of 9 x 11 pixels; sampled values",
             "golden",
         ),
     ),
     quirks=(
-        "NDVI is shown from 0 to 1 although the text of the notebook says -1 to 1; `rescaled` shows all of it.",
+        "NDVI is shown from 0 to 1 although the text of the notebook says -1 to 1; `rescaled` shows it all.",
         "The moisture indices use B8A where others use B08.",
     ),
     limits=(
@@ -221,9 +221,13 @@ def prompt(
         "bluer: blue is open water.",
         f"Image 5: NDMI, (B8A - B11) / (B8A + B11), from -{span:g} (red) over green at 0 to {span:g} (blue); "
         "red is dry, blue is moist.",
-        f"Image 6: the same with B12 in place of B11, from -{span:g} (red) over green at 0 to {span:g} (blue).",
+        f"Image 6: the same with B12 for B11, from -{span:g} (red) over green at 0 to {span:g} (blue).",
         "Answer with the number of "
-        + ("every class that applies, separated by commas, like (1),(3)" if several else "one class, like (2)")
+        + (
+            "every class that applies, separated by commas, like (1),(3)"
+            if several
+            else "one class, like (2)"
+        )
         + ". Write nothing else.",
         question,
         *(f"({n}) {name}" for n, name in enumerate(options, start=1)),
@@ -269,14 +273,14 @@ def parse(reply: str, options: int, several: bool = False) -> list[int]:
 
 # --- answers on the indices alone ------------------------------------------------------------------------
 FEATURES = tuple(f"{part}_{name}" for part in ("mean", "spread") for name in DIFFERENCES)
-# Kinds of ground: words in the names of classes, and typical NDVI, NDWI and NDMI (B11, B12) in growing season.
-# From common knowledge of the indices; no data set was used to choose them.
+# Kinds of ground: words in the names of classes, and typical NDVI, NDWI and NDMI (B11, B12) in the season of
+# growth. From common knowledge of the indices; no data set was used to choose them.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float, float, float]]] = {
     "water": (("water", "sea", "lake", "river", "ocean", "pond"), (-0.2, 0.4, 0.4, 0.6)),
     "snow": (("snow", "ice", "glacier"), (0.0, 0.1, 0.8, 0.8)),
     "forest": (("forest", "tree", "wood", "broadleaf", "conifer", "mangrove"), (0.75, -0.65, 0.3, 0.55)),
     "grass": (("grass", "pasture", "meadow"), (0.65, -0.6, 0.15, 0.4)),
-    "crop": (("crop", "cultivated", "arable", "farm", "agric", "orchard", "vineyard"), (0.5, -0.5, 0.05, 0.3)),
+    "crop": (("crop", "cultivated", "arable", "farm", "orchard", "vineyard"), (0.5, -0.5, 0.05, 0.3)),
     "shrub": (("shrub", "herbaceous", "heath", "moor"), (0.45, -0.45, 0.0, 0.2)),
     "wetland": (("wetland", "marsh", "peat", "swamp"), (0.4, -0.3, 0.25, 0.45)),
     "built": (("built", "urban", "artificial", "residential", "industrial", "highway", "road", "developed"),
