@@ -16,6 +16,7 @@ from terralapse.cli.bench import bench
 from terralapse.cli.captions import captions
 from terralapse.cli.export import export
 from terralapse.cli.facts import facts
+from terralapse.cli.look import look
 from terralapse.cli.series import series
 from terralapse.cli.serve import serve
 
@@ -33,6 +34,7 @@ run.add_to(app)
 app.command()(series)
 app.command()(export)
 app.command()(facts)
+app.command()(look)
 app.command()(ask)
 app.command()(chat)
 app.command()(serve)

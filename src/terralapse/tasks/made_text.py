@@ -230,10 +230,10 @@ def _fits(claim: Claim, shares: Sequence[float], sheet: Sheet) -> bool:
         return claim.said.lower() in sheet.pool
     if claim.kind == "fraction":
         return any(abs(claim.value - s) <= _FRACTION for s in shares)
-    if claim.unit == "%":
-        return any(claim.rounds(100 * s) for s in shares)
     if any(claim.unit == unit and claim.rounds(value) for value, unit in sheet.numbers):
         return True
+    if claim.unit == "%":
+        return any(claim.rounds(100 * s) for s in shares)
     return claim.unit == "" and re.search(rf"\b{re.escape(claim.said.lower())}\b", sheet.pool) is not None
 
 

@@ -204,8 +204,9 @@ SYSTEM_35 = (
     "You describe a satellite image as if you saw it, from land cover statistics that you are given and must "
     "not mention. Write one paragraph in plain, objective English. Say first which land cover type is "
     "dominant and where. Then go through the parts of the image in the order given, joined fluently, and "
-    "within each name its land cover types from the largest coverage to the smallest; vary the wording of portions. End "
-    "with one sentence on the main theme of the image. State nothing that the statistics do not hold, and no "
+    "within each name its land cover types from the largest coverage to the smallest; vary the wording of "
+    "portions. End with one sentence on the main theme of the image. State nothing that the "
+    "statistics do not hold, and no "
     f"numbers. Never use these words or their forms: {', '.join(BANNED)}."
 )
 
@@ -242,7 +243,8 @@ SYSTEM_4V = (
     "each map, in order, write one paragraph of its own, as if you described the satellite image behind it: "
     "each land cover and where it lies, with words for the shape of water, developed areas and crops, and "
     "last the main theme. Mention only classes that are present; never name a colour; take the statistics of "
-    f"a map as those of one image. Be objective, and never use these words or their forms: {', '.join(BANNED)}."
+    "a map as those of one image. Be objective, and never use these words or their forms: "
+    f"{', '.join(BANNED)}."
 )
 
 
@@ -280,10 +282,11 @@ def _png(rgb: np.ndarray) -> str:
 
 # --- the caption by rules --------------------------------------------------------------------------------
 _FIRST = ("This place is mostly {}.", "Most of this place is {}.", "The main cover of this place is {}.")
+_PART = "Of the {}% of this place that is mapped, most is {}."
 _VERBS = ("takes up", "covers", "fills")
 _OPENINGS = ("In the {}, ", "Across the {}, ", "Within the {}, ")
 _EMPTY = "Nothing is mapped in the {}."
-_LAST = ("Overall, the main theme is {}", "As a whole, the place is mainly about {}")
+_LAST = ("Overall, the main theme is {}", "As a whole, it is mainly about {}")
 
 
 class ChatEarthNet(CaptionMaker):
@@ -338,6 +341,7 @@ class ChatEarthNet(CaptionMaker):
         sizes = {(region, name): size for region, p in parts.items() for name, _, size in p["told"]}
         sizes |= {(WHOLE, n): band(percent(s)) for n, s in statistics["shares"].items()}
         numbers = ((float(len(statistics["overall"])), ""), (float(len(REGIONS)), ""))
+        numbers = (*numbers, (float(_mapped(statistics)), "%"))
         return Sheet(shares, _words(statistics), sizes, numbers, banned=_BANNED)
 
     def write(self, statistics: Mapping[str, Any], seed: int) -> list[str]:
@@ -348,7 +352,10 @@ class ChatEarthNet(CaptionMaker):
 
         names = statistics["overall"]
         turn = int(rng.integers(4))
+        mapped = _mapped(statistics)
         said = [one(_FIRST).format(names[0])]
+        if mapped < 50:
+            said = [_PART.format(mapped, names[0])]
         for region in (*REGIONS[turn:4], *REGIONS[:turn], REGIONS[4]):
             told = statistics["regions"][region]["told"]
             if not told:
@@ -389,6 +396,11 @@ class ChatEarthNet(CaptionMaker):
 
     def record(self, statistics: Mapping[str, Any], captions: Sequence[str]) -> dict[str, Any]:
         return {"captions": list(captions)}
+
+
+def _mapped(statistics: Mapping[str, Any]) -> int:
+    """The share of the map that is no background, in per cent."""
+    return round(100 * (1 - statistics["background"] / statistics["pixels"]))
 
 
 def _words(statistics: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
