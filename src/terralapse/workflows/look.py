@@ -64,7 +64,7 @@ def look(
     system = registry.build(SYSTEM, chat=chat, least=least, **given)
     wanted = system.card.inputs.bands
     with (
-        open_scene(image, pixel_grid=True) as scene,
+        open_scene(image) as scene,
         OutputFolder(Path(output), overwrite=overwrite) as folder,
     ):
         info = scene.info
