@@ -1,4 +1,4 @@
-"""ChatEarthNet: the statistics as published, captions by rules that can be read back, and what refuses a lie."""
+"""ChatEarthNet: the published statistics, captions by rules that can be read back, and what refuses a lie."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_broken_record_is_told() -> None:
     assert any("resolution" in f for f in g.record_faults({**good, "resolution": "Medium"}))
     assert any("same" in f for f in g.record_faults({**good, "captions": [good["captions"][0]] * 5}))
     assert any(
-        "begin" in f for f in g.record_faults({**good, "captions": ["A field"] + good["captions"][1:]})
+        "begin" in f for f in g.record_faults({**good, "captions": ["A field", *good["captions"][1:]]})
     )
     with pytest.raises(UnreadableFileError, match="no number"):
         maker.statistics(item(lat="north"))
@@ -117,8 +117,8 @@ def test_tokens_of_clip(tmp_path: Path) -> None:
     # "lo" is l and o</w>: there is no merge for it
     assert row.tolist()[2:] == [ord("l") - 33, 256 + ord("o") - 33, 515, 0, 0, 0]
     assert bpe.encode("low " * 20, 8)[-1] == bpe.end
+    (tmp_path / "other.txt").write_text("a b c\nd e f\n")
     with pytest.raises(UnreadableFileError, match="merges"):
-        (tmp_path / "other.txt").write_text("a b c\nd e f\n")
         Bpe(tmp_path / "other.txt")
 
 
