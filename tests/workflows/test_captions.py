@@ -1,4 +1,4 @@
-"""Making captions: shards and their record, going on, a language model that is held to the facts, bad input."""
+"""Making captions: shards and their record, going on, a language model held to the facts, bad input."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from terralapse import registry
 from terralapse._version import __version__
-from terralapse.cards import Task
+from terralapse.cards import Status, Task
 from terralapse.data.caption_items import VECTORS, Images, MapFolder, MapTiles, Source, scheme_of
 from terralapse.data.shards import NAME, ShardWriter, key_of, read_shard, write_parquet
 from terralapse.engine.output import OutputFolder
@@ -148,7 +148,9 @@ def make_captions(
 
 
 def _maker(kind: str, build: Mapping[str, Any] | None) -> CaptionMaker:
-    known = [c.slug for c in registry.cards() if c.task is Task.LANGUAGE]
+    # A procedure has no parameters; a network is not built only to find that it is none.
+    known = [c.slug for c in registry.cards() if c.task is Task.LANGUAGE and c.parameters is None]
+    known = [slug for slug in known if registry.card(slug).status in (Status.RUNS, Status.REPRODUCED)]
     maker = registry.build(kind, **(build or {})) if kind in known else None
     if not isinstance(maker, CaptionMaker):
         raise SettingError(f"kind={kind}", "makes no captions", "Choose chatearthnet or gaia.")
