@@ -2,14 +2,14 @@
 
     python benchmarks/zeroshot_ms.py --data ../shared/data
 
-writes benchmarks/results/zeroshot_ms.json. Two sets of tiles, each with a split by place that was fixed before
-anything was looked at: the western half trains the prototypes, the eastern half, without a strip of one tile
-beside it, is the test. Nothing is chosen on either; the rules see neither.
+writes benchmarks/results/zeroshot_ms.json. Two sets of tiles, each with a split by place that was fixed
+before anything was looked at: the western half trains the prototypes, the eastern half, without a strip of
+one tile beside it, is the test. Nothing is chosen on either; the rules see neither.
 
-- `flood`: the chip of Spain of Sen1Floods11 (L1C), tiles of 16 x 16 pixels of which 90 % or more have one label:
-  water or land.
-- `slovenia`: the scenes of eo-learn without cloud (the last three of five), tiles of 5 x 5 pixels whose classes
-  are pure to 80 %: forest, grassland, shrubland, artificial surface. Tiles of several dates are one place.
+- `flood`: the chip of Spain of Sen1Floods11 (L1C), tiles of 16 x 16 pixels of which 90 % or more have one
+  label: water or land.
+- `slovenia`: the scenes of eo-learn without cloud (the last three of five), tiles of 5 x 5 pixels whose
+  classes are pure to 80 %: forest, grassland, shrubland, artificial surface. Several dates are one place.
 """
 
 from __future__ import annotations

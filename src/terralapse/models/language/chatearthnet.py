@@ -341,7 +341,7 @@ class ChatEarthNet(CaptionMaker):
         sizes = {(region, name): size for region, p in parts.items() for name, _, size in p["told"]}
         sizes |= {(WHOLE, n): band(percent(s)) for n, s in statistics["shares"].items()}
         numbers = ((float(len(statistics["overall"])), ""), (float(len(REGIONS)), ""))
-        numbers = (*numbers, (float(_mapped(statistics)), "%"))
+        numbers = (*numbers, (_mapped(statistics), "%"))
         return Sheet(shares, _words(statistics), sizes, numbers, banned=_BANNED)
 
     def write(self, statistics: Mapping[str, Any], seed: int) -> list[str]:
@@ -355,7 +355,7 @@ class ChatEarthNet(CaptionMaker):
         mapped = _mapped(statistics)
         said = [one(_FIRST).format(names[0])]
         if mapped < 50:
-            said = [_PART.format(mapped, names[0])]
+            said = [_PART.format(f"{mapped:g}", names[0])]
         for region in (*REGIONS[turn:4], *REGIONS[:turn], REGIONS[4]):
             told = statistics["regions"][region]["told"]
             if not told:
@@ -398,9 +398,9 @@ class ChatEarthNet(CaptionMaker):
         return {"captions": list(captions)}
 
 
-def _mapped(statistics: Mapping[str, Any]) -> int:
-    """The share of the map that is no background, in per cent."""
-    return round(100 * (1 - statistics["background"] / statistics["pixels"]))
+def _mapped(statistics: Mapping[str, Any]) -> float:
+    """The share of the map that is no background, in per cent with one decimal."""
+    return round(100 * (1 - statistics["background"] / statistics["pixels"]), 1)
 
 
 def _words(statistics: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
