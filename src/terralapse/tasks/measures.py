@@ -395,7 +395,7 @@ class RetrievalMeasure(Measure):
         found: Scores = {}
         for name, s, r in (("image_to_text", cosines, belongs), ("text_to_image", cosines.T, belongs.T)):
             found[name] = {f"r{k}": hit_rate(s, r, k) for k in (1, 5, 10)} | {
-                "median_rank": median_rank(s, r)
+                "median_rank": int(median_rank(s, r))
             }
         found["both"] = {
             "mean_recall": mean_recall(cosines, belongs),
