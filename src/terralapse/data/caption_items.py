@@ -86,10 +86,11 @@ class _Polygons:
 
     def __init__(self, path: Path, column: str | None, geobox: GeoBox) -> None:
         import pyogrio
+        from pyogrio.errors import DataLayerError, DataSourceError
 
         try:
             frame = pyogrio.read_dataframe(path)
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
+        except (DataSourceError, DataLayerError, ValueError) as error:
             raise UnreadableFileError(path, f"holds no polygons ({error})", "Check the file.") from error
         columns = [str(c) for c in frame.columns if c != "geometry"]
         if column not in columns:
