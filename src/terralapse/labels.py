@@ -307,6 +307,42 @@ FUSU = ClassScheme(  # as the README numbers them; the list in the authors' code
         LabelClass(17, "grass", "Grass", "#12e3b4"),
     ),
 )
+WORLDCOVER = ClassScheme(
+    "worldcover",
+    "ESA WorldCover",
+    (
+        LabelClass(10, "tree", "Tree cover", "#006400"),
+        LabelClass(20, "shrub", "Shrubland", "#ffbb22"),
+        LabelClass(30, "grass", "Grassland", "#ffff4c"),
+        LabelClass(40, "crop", "Cropland", "#f096ff"),
+        LabelClass(50, "developed", "Built-up", "#fa0000"),
+        LabelClass(60, "bare", "Bare or sparse vegetation", "#b4b4b4"),
+        LabelClass(70, "snow", "Snow and ice", "#f0f0f0"),
+        LabelClass(80, "water", "Permanent water bodies", "#0064c8"),
+        LabelClass(90, "wetland", "Herbaceous wetland", "#0096a0"),
+        LabelClass(95, "mangroves", "Mangroves", "#00cf75"),
+        LabelClass(100, "moss", "Moss and lichen", "#fae6a0"),
+    ),
+    nodata=0,
+)
+CHATEARTHNET = ClassScheme(  # the colours are those of its label files
+    "chatearthnet",
+    "ChatEarthNet",
+    (
+        LabelClass(0, "unlabelled", "Background", "#000000"),
+        LabelClass(1, "water", "Water", "#0000ff"),
+        LabelClass(2, "developed", "Developed area", "#ff0000"),
+        LabelClass(3, "tree", "Tree", "#00c000"),
+        LabelClass(4, "shrub", "Shrub", "#c8aa78"),
+        LabelClass(5, "grass", "Grass", "#00ff00"),
+        LabelClass(6, "crop", "Crop", "#ffff00"),
+        LabelClass(7, "bare", "Bare land", "#808080"),
+        LabelClass(8, "snow", "Snow", "#ffffff"),
+        LabelClass(9, "wetland", "Wetland", "#00ffff"),
+        LabelClass(10, "mangroves", "Mangroves", "#ff00ff"),
+        LabelClass(11, "moss", "Moss", "#800080"),
+    ),
+)
 NOT_COUNTED = ("unchanged", "unlabelled")  # names of classes 0 that say nothing
 
 
@@ -409,6 +445,8 @@ SCHEMES = {
         DYNAMICEARTHNET_CHANGE,
         HRSCD,
         HRSCD_CHANGE,
+        WORLDCOVER,
+        CHATEARTHNET,
         RULES,
         EUROSAT,
         UCMERCED,

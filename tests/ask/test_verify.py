@@ -12,9 +12,9 @@ from ask_runs import NINTHS, Truth
 from model_server import says, serve
 from terralapse.ask.agent import Agent
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
 from terralapse.ask.rules import answer as by_rules
 from terralapse.ask.verify import problems
+from terralapse.tasks.claims import claims
 
 _NUMBER = re.compile(r"(?<![\w.:-])\d[\d,]*(?:\.\d+)?(?![\w:])")
 

@@ -106,7 +106,7 @@ class Agent:
                 "is not given, and the agent needs the name of a model",
                 "Give --llm NAME, or --llm-folder for a model on this machine.",
             )
-        folder = _own_cache() if cache == "default" else None if cache is None else Path(cache)
+        folder = own_cache() if cache == "default" else None if cache is None else Path(cache)
         self.brain: Brain = brain or Endpoint(base_url, api_key, timeout, folder)
         self.kit = kit or _kit(vlm, caption_weights, caption_vocabulary, maps, device)
 
@@ -285,6 +285,7 @@ def _listed(found: list[Problem]) -> str:
     return "; ".join(f"{p.kind} {p.said!r}" for p in found[:12])
 
 
-def _own_cache() -> Path:
+def own_cache() -> Path:
+    """The user's own folder of replies."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "terralapse" / "ask"

@@ -14,10 +14,10 @@ from typing import Any
 
 from terralapse.ask.answer import Answer
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
 from terralapse.ask.language import language, plain
 from terralapse.ask.measure import AREAS, LENGTHS
 from terralapse.ask.verify import problems
+from terralapse.tasks.claims import claims
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[).:]\s+(\S.*?)\s*$", re.M)
 _LABEL = re.compile(r"^\s*(questions?|choices|options)\s*:\s*", re.I | re.M)

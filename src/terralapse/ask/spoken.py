@@ -9,9 +9,9 @@ from typing import Any
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import Book
-from terralapse.ask.claims import claims
 from terralapse.ask.language import plain
 from terralapse.ask.verify import Problem, about_fact, mentions, problems, sentences, supports, verified
+from terralapse.tasks.claims import claims
 
 _YES_NO = re.compile(r"^\W*(yes|no)\b", re.I)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from terralapse.ask.answer import Answer, Fact
 from terralapse.ask.book import GRADES, NINTHS, Book
-from terralapse.ask.claims import Claim, claims, without_marks
 from terralapse.ask.language import language, plain
 from terralapse.ask.measure import AREAS, LENGTHS
 from terralapse.ask.parse import MOST
+from terralapse.tasks.claims import Claim, claims, without_marks
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(*-])|\n+")
 _CANNOT = re.compile(

@@ -14,8 +14,10 @@ from terralapse.cli import run
 from terralapse.cli.area import area
 from terralapse.cli.ask import ask, chat
 from terralapse.cli.bench import bench
+from terralapse.cli.captions import captions
 from terralapse.cli.export import export
 from terralapse.cli.facts import facts
+from terralapse.cli.look import look
 from terralapse.cli.report import report
 from terralapse.cli.series import series
 from terralapse.cli.serve import serve
@@ -30,11 +32,13 @@ app = typer.Typer(
 )
 app.add_typer(bench)
 app.add_typer(area)
+app.add_typer(captions)
 run.add_to(app)
 app.command()(series)
 app.command()(export)
 app.command()(facts)
 app.command()(report)
+app.command()(look)
 app.command()(ask)
 app.command()(chat)
 app.command()(serve)

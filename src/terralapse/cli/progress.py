@@ -22,6 +22,7 @@ TITLES = {
     "units": "Units",
     "upload": "Sending the image",
     "download": "Fetching the products",
+    "captions": "Making captions",
 }
 PATIENCE_S = 2.0
 

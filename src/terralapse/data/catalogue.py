@@ -32,6 +32,7 @@ from terralapse.data.mshs_bcd import MshsPairs
 from terralapse.data.rule_map import WithRuleMap
 from terralapse.data.samples import DataSet
 from terralapse.data.scenes import Scenes
+from terralapse.data.shards import ImageText
 from terralapse.data.xbd import XBD
 from terralapse.errors import SettingError
 from terralapse.labels import AID, EUROSAT, LANDSAT_SCD, RESISC45, SECOND_MAMBA, UCMERCED
@@ -453,6 +454,16 @@ DATASETS: dict[str, Entry] = {
         "academic use",
         "Made here from the masks and sentences of LEVIR-MCI; all types but the open questions.",
         options=("prefix", "seed", "gsd", "title"),
+    ),
+    "image-text": Entry(
+        Task.RETRIEVAL,
+        ImageText,
+        ("train", "val", "test"),
+        "Images with captions",
+        "as its run.json says",
+        "A folder of WebDataset shards, as `terralapse captions make` writes it.",
+        whole=True,
+        options=("gsd", "title"),
     ),
     "xbd": Entry(
         Task.DAMAGE,

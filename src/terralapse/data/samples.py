@@ -112,6 +112,20 @@ class CaptionedPair:
         return says_change(self.captions[0])
 
 
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One image [C, H, W] and one or more captions of it. `tokens` int64 [R, L] are the captions in the ids
+    of a system, once one is chosen."""
+
+    name: str
+    image: np.ndarray
+    captions: tuple[str, ...]
+    gsd: float
+    bands: tuple[str, ...]
+    unit: Unit
+    tokens: np.ndarray | None = None
+
+
 Sample = TypeVar("Sample", covariant=True)
 
 

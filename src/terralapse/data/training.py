@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from terralapse.data.augment_pairs import AugmentRecipe, augment_all
 from terralapse.data.pairs import IGNORE, LabelledPair
 from terralapse.data.samples import (
+    CaptionedImage,
     CaptionedPair,
     ClassifiedImage,
     DamagePair,
@@ -23,13 +24,23 @@ from terralapse.data.samples import (
 from terralapse.data.words import SAME, tokens_of
 from terralapse.errors import SettingError
 
-AnySample = LabelledPair | SemanticPair | DamagePair | LabelledImage | ClassifiedImage | CaptionedPair
+AnySample = (
+    LabelledPair
+    | SemanticPair
+    | DamagePair
+    | LabelledImage
+    | ClassifiedImage
+    | CaptionedImage
+    | CaptionedPair
+)
 
 
 def parts_of(sample: AnySample) -> tuple[np.ndarray, dict[str, np.ndarray], int | None]:
     """A sample as images [T, C, H, W], its label maps [H, W] by the keys of a target, and its class."""
     if isinstance(sample, ClassifiedImage):
         return sample.image[None], {}, sample.label
+    if isinstance(sample, CaptionedImage):
+        return sample.image[None], {}, None
     if isinstance(sample, LabelledImage):
         return sample.image[None], {"label": sample.label}, None
     if isinstance(sample, DamagePair):
@@ -74,22 +85,25 @@ def batch_of(samples: Sequence[AnySample]) -> dict[str, Tensor]:
 
 
 def _batch_of_captions(samples: Sequence[AnySample]) -> dict[str, Tensor]:
-    """`captions` and `changed`, or nothing where no sample has tokens."""
-    given = [(s.tokens, s.changed) for s in samples if isinstance(s, CaptionedPair) and s.tokens is not None]
-    if not given:
+    """`captions`, and of pairs `changed`; or nothing where no sample has tokens."""
+    given = [s for s in samples if isinstance(s, CaptionedPair | CaptionedImage) and s.tokens is not None]
+    rows = [s.tokens for s in given if s.tokens is not None]
+    if not rows:
         return {}
-    most = max(len(tokens) for tokens, _ in given)
-    captions = torch.zeros(len(given), most, given[0][0].shape[1], dtype=torch.int64)
-    for place, (tokens, _) in zip(captions, given, strict=True):
+    captions = torch.zeros(len(rows), max(map(len, rows)), rows[0].shape[1], dtype=torch.int64)
+    for place, tokens in zip(captions, rows, strict=True):
         place[: len(tokens)] = torch.from_numpy(tokens)
-    return {"captions": captions, "changed": torch.tensor([changed for _, changed in given])}
+    changed = [s.changed for s in given if isinstance(s, CaptionedPair)]
+    return {"captions": captions} | ({"changed": torch.tensor(changed)} if changed else {})
 
 
-def caption_of(sample: CaptionedPair, rng: np.random.Generator) -> Tensor:
+def caption_of(sample: CaptionedPair | CaptionedImage, rng: np.random.Generator) -> Tensor:
     """The sentence that a sample teaches this time, int64 [L]: one at random, but always the same one where
     nothing changed, as the authors of LEVIR-MCI do it."""
     assert sample.tokens is not None
-    same = [i for i, s in enumerate(sample.captions) if " ".join(tokens_of(s)) == SAME]
+    same: list[int] = []
+    if isinstance(sample, CaptionedPair):
+        same = [i for i, s in enumerate(sample.captions) if " ".join(tokens_of(s)) == SAME]
     return torch.from_numpy(sample.tokens[same[0] if same else int(rng.integers(len(sample.captions)))])
 
 
@@ -190,11 +204,11 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
             raise SettingError(
                 f"swap={self.recipe.swap:g}", "the map shows the earlier date, not the later", "Leave it out."
             )
-        if isinstance(sample, CaptionedPair):
+        if isinstance(sample, CaptionedPair | CaptionedImage):
             _check_described(images, self.recipe, self.size)
         rng = np.random.default_rng([self.seed, 1, index])
         images, maps, series = augment_all(images, maps, series, self.recipe, rng, self.size)
         given = {} if series is None else {"series": _series_tensor(series)}
-        if isinstance(sample, CaptionedPair) and sample.tokens is not None:
+        if isinstance(sample, CaptionedPair | CaptionedImage) and sample.tokens is not None:
             given["tokens"] = caption_of(sample, rng)
         return _tensors(images, maps, label) | given

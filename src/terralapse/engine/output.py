@@ -19,6 +19,7 @@ from types import TracebackType
 
 from terralapse.engine.parts import LAYERS, WORK, sync_folder
 from terralapse.errors import (
+    EndpointError,
     OutputExistsError,
     OutputLockedError,
     OutputNotWritableError,
@@ -46,8 +47,8 @@ class OutputFolder:
     """Use as a context manager: write into `staging`, then call `publish`.
 
     Leaving without having published removes the staging folder, whatever the reason, except that a
-    keyboard interrupt leaves it when the run was started with `resume`, and a `ResumeMismatchError` leaves
-    what an earlier run wrote.
+    keyboard interrupt, or a language model that fails, leaves it when the run was started with `resume`, and
+    a `ResumeMismatchError` leaves what an earlier run wrote.
 
     Args:
         path: the folder to create. Its parent must exist or be creatable.
@@ -115,7 +116,7 @@ class OutputFolder:
     ) -> None:
         full = isinstance(error, Exception) and _is_full(error, self.path.parent)
         try:
-            keep = self.resume and isinstance(error, KeyboardInterrupt)
+            keep = self.resume and isinstance(error, KeyboardInterrupt | EndpointError)
             if not self.published and not keep and not isinstance(error, ResumeMismatchError):
                 shutil.rmtree(self.staging, ignore_errors=True)
         finally:

@@ -157,7 +157,7 @@ def score_split(
             f"Read the labels in the order of the system, where they can be: scheme={classes}.",
         )
     modes = {"whole": _mode(system, dataset, None, threshold, device, samples)}
-    whole = (Task.CLASSIFICATION, Task.LANGUAGE, Task.VQA)  # of an image as a whole
+    whole = (Task.CLASSIFICATION, Task.LANGUAGE, Task.RETRIEVAL, Task.VQA)  # of an image as a whole
     if tile is not None and task not in whole and _larger(dataset[0], tile):
         modes[f"tile{tile}"] = _mode(system, dataset, tile, threshold, device, samples)
     shipped = system.card.weights[0].file if system.card.weights else ""

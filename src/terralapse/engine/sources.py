@@ -18,7 +18,7 @@ from terralapse.data.change_mix import ChangeMix, Pools
 from terralapse.data.change_pairs import Pair, read_building_masks, read_images, read_revisits
 from terralapse.data.chat import is_chat
 from terralapse.data.mshs_bcd import MshsBcd
-from terralapse.data.samples import CaptionedPair
+from terralapse.data.samples import CaptionedImage, CaptionedPair
 from terralapse.data.words import encode_all
 from terralapse.engine.recipe import Recipe
 from terralapse.errors import BandError, SettingError
@@ -27,6 +27,7 @@ from terralapse.tasks.captions import Captioner
 from terralapse.tasks.chat import ChatSystem
 from terralapse.tasks.measures import Measure
 from terralapse.tasks.network import NetworkSystem
+from terralapse.tasks.retrieval import TextImageSystem
 
 Batch = dict[str, Tensor]
 Step = Callable[[NetworkSystem, Batch, Mapping[str, Any], float], dict[str, Tensor]]
@@ -89,7 +90,9 @@ def pick_bands(sample: Any, system: NetworkSystem) -> Any:
 
 
 def _in_ids(sample: Any, system: NetworkSystem) -> Any:
-    """A sample with its captions in the ids of a system that writes some; any other as it is."""
+    """A sample with its captions in the ids of a system that writes or reads some; any other as it is."""
+    if isinstance(sample, CaptionedImage) and isinstance(system, TextImageSystem):
+        return replace(sample, tokens=system.tokens_of(sample.captions))
     if not (isinstance(sample, CaptionedPair) and isinstance(system, Captioner)):
         return sample
     return replace(sample, tokens=encode_all(system.need_vocabulary(), sample.captions, system.longest))

@@ -94,6 +94,11 @@ class MapFile:
             self.close()
             raise
 
+    @property
+    def geobox(self) -> GeoBox:
+        """The grid of the file."""
+        return self._scene.info.geobox
+
     def _check(self) -> None:
         """Looks for strange values in the file, before anything else is done with it."""
         grid = self._scene.info.geobox

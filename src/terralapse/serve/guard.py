@@ -143,8 +143,8 @@ class Guard:
         return None
 
     def _may_write(self, scope: Scope) -> bool:
-        """Only analyses can be started and cancelled and images be sent, where the operator allows it; and what
-        `writing` names."""
+        """Only analyses can be started and cancelled and images be sent, where the operator allows it; and
+        what `writing` names."""
         if writing.accepted(scope["method"], scope["path"], self._options):
             return True
         allowed = {"/api/jobs": self._options.workspace is not None, "/api/uploads": self._options.uploads}

@@ -33,6 +33,8 @@ from terralapse.tasks.metrics import (
     segmentation_scores,
     semantic_scores,
 )
+from terralapse.tasks.retrieval import RetrievalOutput
+from terralapse.tasks.retrieval_metrics import hit_rate, mean_recall, median_rank
 from terralapse.tasks.segmentation import SegmentationOutput
 from terralapse.tasks.semantic_change import FullMapsOutput, SemanticChangeOutput, semantic_target
 
@@ -345,6 +347,65 @@ class CaptionMeasure(Measure):
         return found
 
 
+class RetrievalMeasure(Measure):
+    """Images and captions that find each other among all of the split.
+
+    `image_to_text` asks with an image: R@k is the share of those with one of their captions, or one of the
+    same words, among the first k. `text_to_image` asks with each caption for an image that it belongs to.
+    Counts are the embeddings themselves. Training maximises `both.mean_recall`.
+    """
+
+    monitor = "both.mean_recall"
+    sums = False
+    images: list[Tensor]
+    texts: list[Tensor]
+    numbers: list[Tensor]
+    words: list[Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("images", "texts", "numbers", "words"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, output: RetrievalOutput, target: Mapping[str, Tensor]) -> None:
+        """Keeps the embeddings of a batch."""
+        self.images.append(output.images.float())
+        self.texts.append(output.texts.float())
+        self.words.append(output.words)
+        self.numbers.append(torch.bincount(output.owner, minlength=len(output.images)))
+
+    def counts(self) -> dict[str, np.ndarray]:
+        found = {}
+        for name in self._defaults:
+            rows: Any = getattr(self, name)  # one tensor once processes were brought together
+            found[name] = torch.cat(rows if isinstance(rows, list) else [rows]).cpu().numpy()
+        return found
+
+    def joined(self, parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def scores(self, counts: Mapping[str, np.ndarray]) -> Scores:
+        cosines = counts["images"] @ counts["texts"].T
+        owner = np.repeat(np.arange(len(counts["numbers"])), counts["numbers"])
+        belongs = owner[None] == np.arange(len(counts["images"]))[:, None]
+        same = np.unique(counts["words"], return_inverse=True)[1]
+        said = np.zeros((len(belongs), same.max() + 1), bool)
+        said[owner, same] = True
+        belongs = said[:, same]
+        found: Scores = {}
+        for name, s, r in (("image_to_text", cosines, belongs), ("text_to_image", cosines.T, belongs.T)):
+            found[name] = {f"r{k}": hit_rate(s, r, k) for k in (1, 5, 10)} | {
+                "median_rank": int(median_rank(s, r))
+            }
+        found["both"] = {
+            "mean_recall": mean_recall(cosines, belongs),
+            "images": len(cosines),
+            "texts": cosines.shape[1],
+            "different_texts": int(same.max() + 1),
+        }
+        return found
+
+
 def measure_for(
     task: Task,
     classes: int,
@@ -376,6 +437,8 @@ def measure_for(
             return ClassificationMeasure(classes)
         case Task.LANGUAGE:
             return CaptionMeasure(classes)
+        case Task.RETRIEVAL:
+            return RetrievalMeasure()
         case _:
             raise SystemNotReadyError(
                 str(task), "systems of this task cannot be scored", "See `terralapse systems --task change`."

@@ -14,59 +14,6 @@ def _rgb(dates: int) -> Inputs:
 
 _CARDS = (
     Card(
-        slug="chatearthnet",
-        title=(
-            "ChatEarthNet: A Global-Scale Image-Text Dataset Empowering Vision-Language Geo-Foundation Models"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary="From land-cover statistics of Sentinel-2 patches to prompts and captions.",
-        year=2024,
-        paper="arXiv:2402.11325",
-        repository="https://github.com/zhu-xlab/ChatEarthNet",
-        inputs=Inputs(dates=1, sensors=("sentinel2",)),
-        licences=Licences(code="Apache-2.0", data="CC BY 4.0"),
-        checkpoints="none",
-        limits=("No model is trained: the captions come from an outside language model.",),
-    ),
-    Card(
-        slug="gaia",
-        title=(
-            "GAIA: A Global, Multi-modal, Multi-scale Vision-Language Dataset for Remote Sensing Image "
-            "Analysis"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary="A pipeline that captions images from the web, and fine-tuning for retrieval and captions.",
-        year=2025,
-        paper="arXiv:2502.09598",
-        repository="https://github.com/Orion-AI-Lab/GAIA",
-        inputs=_rgb(1),
-        licences=Licences(code="MIT"),
-        checkpoints="none",
-        limits=("Fine-tuning code and weights are not released.", "Images are links, and links rot."),
-    ),
-    Card(
-        slug="zeroshot-ms",
-        title=(
-            "Zero-Shot Multi-Spectral Learning: Reimagining a Generalist Multimodal Gemini 2.5 Model "
-            "for Remote "
-            "Sensing Applications"
-        ),
-        task=Task.LANGUAGE,
-        status=Status.PLANNED,
-        summary=(
-            "Shows a general vision-language model Sentinel-2 bands as pseudo-colour images with a legend."
-        ),
-        year=2025,
-        paper="arXiv:2509.19087",
-        repository="https://github.com/google-gemini/cookbook",
-        inputs=Inputs(dates=1, sensors=("sentinel2",)),
-        licences=Licences(code="Apache-2.0"),
-        checkpoints="none",
-        limits=("Needs a vision-language model that the user provides.",),
-    ),
-    Card(
         slug="closp",
         title="Text-to-Remote-Sensing-Image Retrieval beyond RGB Sources",
         task=Task.RETRIEVAL,
