@@ -19,6 +19,7 @@ from terralapse.engine import scene as engine
 from terralapse.engine.plan import ScenePlan
 from terralapse.engine.scene import predict_scene
 from terralapse.errors import ModelInputError, ResumeMismatchError, SettingError
+from terralapse.grid.cog import write_cog
 from terralapse.grid.pair import ArrayPair, Pair, PairBlock
 from terralapse.grid.scene import Window
 from terralapse.labels import Reason
@@ -355,6 +356,78 @@ def test_an_error_of_storing_stops_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="the disk is gone"):
         predict_scene(FirstBand(), ArrayPair(images_of(256, 256)), tmp_path, tile=64, sink=refuse)
+
+
+@pytest.mark.parametrize("seams", [True, False])
+def test_an_error_of_one_tile_among_several_at_once_ends_all_threads(tmp_path: Path, seams: bool) -> None:
+    class Faulty(FirstBand):
+        def predict(self, images: torch.Tensor, valid: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+            if images.shape[-1] == 64 + 16 and bool((images[:, 0, 0].nan_to_num() > 2).any()):
+                raise RuntimeError("one tile is bad")
+            return super().predict(images, valid, state)
+
+    images = images_of(512, 512, holes=False)
+    images[0, 0, 300, 300] = 3.0  # in a tile in the middle
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="one tile is bad"):
+        predict_scene(
+            Faulty(halo=8, exact=seams),
+            ArrayPair(images),
+            tmp_path,
+            tile=64,
+            batch=1,
+            threads=3,
+            engine="torch",
+        )
+    assert threading.active_count() == before
+    assert not list(tmp_path.glob("*.tif"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("layer", ["prob", "valid", "change"])
+def test_a_raster_that_cannot_be_written_leaves_no_draft_and_the_run_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    def refuse(source: Any, dst: Path, **options: Any) -> Path:
+        if dst.name == f"{layer}.tif":
+            raise OSError("the disk is gone")
+        return write_cog(source, dst, **options)
+
+    monkeypatch.setattr(engine, "write_cog", refuse)
+    pair, before = ArrayPair(images_of(128, 128)), threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        predict_scene(FirstBand(), pair, tmp_path, threads=3)
+    assert threading.active_count() == before
+    assert not (tmp_path / f"{layer}.tif").exists()
+    assert not list(tmp_path.glob(".*.tif")), "drafts"
+    assert not (tmp_path / ".work" / "done.json").exists()
+    monkeypatch.undo()
+    predict_scene(FirstBand(), pair, tmp_path, threads=3, resume=True)
+    assert {p.name for p in tmp_path.glob("*.tif")} == {"prob.tif", "valid.tif", "change.tif"}
+
+
+def test_ctrl_c_while_rasters_are_written_leaves_no_draft(tmp_path: Path) -> None:
+    def stop(stage: str, done: int, _total: int) -> None:
+        if stage == "write" and done == 1:
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        predict_scene(FirstBand(), ArrayPair(images_of(128, 128)), tmp_path, threads=2, progress=stop)
+    assert threading.active_count() == before
+    assert not list(tmp_path.glob(".*.tif"))
+    assert not (tmp_path / ".work" / "done.json").exists()
+
+
+def test_the_rasters_of_a_run_do_not_depend_on_the_threads(tmp_path: Path) -> None:
+    written = {}
+    for threads in (1, 3):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        predict_scene(FirstBand(), ArrayPair(images_of(200, 300)), folder, threads=threads, engine="torch")
+        written[threads] = {p.name: p.read_bytes() for p in folder.glob("*.tif")}
+    assert len(written[1]) == 3
+    assert written[1] == written[3]
 
 
 def test_progress_comes_from_the_calling_thread_and_ends_complete(tmp_path: Path) -> None:

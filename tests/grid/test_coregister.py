@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 from scipy import fft
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from terralapse.grid import coregister
 from terralapse.grid._phase import measure
 from terralapse.grid._positions import Target, compose
 from terralapse.grid._shiftmodel import Correction, fit_model
@@ -138,6 +139,23 @@ def test_a_shift_of_more_than_a_block_is_found():
     result = run(land, moved_by(land, 190.3, -140.6))
     assert result.shift == pytest.approx((190.3, -140.6), abs=0.05)
     assert result.residual_median < 0.05
+
+
+def test_the_look_at_the_whole_happens_once_and_does_not_depend_on_the_threads(monkeypatch):
+    before, after = texture(1024, 1), texture(1024, 2)  # nothing in common: blocks of both sizes are tried
+    looked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(coregister, "_COARSE", 256)
+    monkeypatch.setattr(coregister, "measure", lambda *two: looked.append(two[0].shape) or measure(*two))
+
+    found = {}
+    for threads in (1, 3):
+        looked.clear()
+        found[threads] = coregister_dates(reader(before, after), before.shape, threads=threads).as_dict(10)
+        assert looked.count((256, 256)) >= 1
+        whole = [shape for shape in looked if shape == (256, 256)]
+        blocks = len(list(coregister._sample(before.shape, 256)))
+        assert len(whole) == blocks + 1, "blocks of 256 pixels, and one look at 256 x 256 of the whole"
+    assert found[1] == found[3]
 
 
 @pytest.mark.parametrize("seed", range(1, 5))

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 _CGROUP = Path("/sys/fs/cgroup")
 # mallopt's parameters, from glibc's malloc.h, with glibc's own defaults.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _GLIBC_DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 1024, _M_TOP_PAD: 128 * 1024, _M_MMAP_MAX: 65536}
 
 
@@ -62,13 +62,15 @@ def big_blocks_stay() -> Iterator[None]:
 
     glibc maps every block over 32 MiB anew and unmaps it when it is freed, so that each activation of a
     large tile pays for fresh, zeroed pages: up to half of the time of a small convolutional network.
-    Does nothing where the C library has no `mallopt`.
+    The heaps of threads cannot hold such blocks, so that from the first call on new threads share the main
+    one. Does nothing where the C library has no `mallopt`.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
     libc.malloc_trim(0)
+    libc.mallopt(_M_ARENA_MAX, 1)
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_TOP_PAD, 16 * MIB)
@@ -78,6 +80,18 @@ def big_blocks_stay() -> Iterator[None]:
         for parameter, value in _GLIBC_DEFAULTS.items():
             libc.mallopt(parameter, value)
         libc.malloc_trim(0)
+
+
+def on_main_heap() -> bool:
+    """Whether this thread allocates from the main heap; True where there is no other."""
+    libc = _glibc()
+    if libc is None:
+        return True
+    libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+    block = libc.malloc(ctypes.c_size_t(64 * 1024))
+    top = libc.sbrk(ctypes.c_ssize_t(0))  # the main heap ends here; all others are mapped far above
+    libc.free(ctypes.c_void_p(block))
+    return block is not None and top is not None and block < top
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -69,13 +69,14 @@ class PartStore:
         head = {"shape": list(prob.shape), "sizes": [len(b) for b in layers], "counts": asdict(counts)}
         write_whole(self._path(part.index), json.dumps(head).encode() + b"\n", *layers)
 
-    def read(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Stored probability and reason of a part."""
+    def read(self, part: Part, layer: str) -> np.ndarray:
+        """One layer of a part as it was stored: `prob`, or `valid` for the reason."""
         with self._path(part.index).open("rb") as file:
             head = json.loads(file.readline())
-            layers = [zlib.decompress(file.read(size)) for size in head["sizes"]]
-        prob, reason = (np.frombuffer(b, np.uint8).reshape(head["shape"]) for b in layers)
-        return prob, reason
+            skipped, size = (0, head["sizes"][0]) if layer == "prob" else head["sizes"]
+            file.seek(skipped, os.SEEK_CUR)
+            pixels = zlib.decompress(file.read(size))
+        return np.frombuffer(pixels, np.uint8).reshape(head["shape"])
 
     def counts(self) -> Counts:
         """Pixels of all parts together."""
@@ -89,12 +90,10 @@ class PartStore:
     def windows(self, layer: str, threshold: float) -> Iterator[tuple[Window, np.ndarray]]:
         """One layer (`prob`, `valid` or `change`), part after part."""
         for part in self.plan.parts():
-            prob, reason = self.read(part)
-            if layer == "valid":
-                yield part.window, reason
-            elif layer == "prob":
-                yield part.window, prob
+            if layer in ("prob", "valid"):
+                yield part.window, self.read(part, layer)
             else:
+                prob = self.read(part, "prob")
                 yield part.window, np.where(prob == NODATA, NODATA, prob >= cut(threshold)).astype(np.uint8)
 
     def clear(self) -> None:

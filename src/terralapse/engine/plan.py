@@ -25,7 +25,8 @@ PART_PIXELS = 16 << 20  # of a part, at most where tiles allow it
 SMALL_PART = 4 << 20  # rows of tiles are gathered up to this many pixels
 LANE_WIDTH = 16384  # pixels, at most
 TILE_PIXELS = 1 << 20  # of a core, where the choice is free
-_SIDES = (*range(BLOCK // 2, 2 * BLOCK, BLOCK // 4), *range(2 * BLOCK, 4 * BLOCK + 1, BLOCK))
+_SIDES = (*range(BLOCK // 2, 2 * BLOCK, BLOCK // 8), *range(2 * BLOCK, 4 * BLOCK + 1, BLOCK))
+_LITTLE = 1.01  # times the least work, which is well spent on a more convenient tile
 
 
 class Seams(StrEnum):
@@ -185,7 +186,7 @@ def plan_scene(
 def _best_core(
     shape: tuple[int, int], halo: int, multiple: int, smallest: int, per_pixel: float, memory: int
 ) -> tuple[int, int]:
-    """Height and width of the core: of those whose tile fits in memory and whose work is within 3 % of the
+    """Height and width of the core: of those whose tile fits in memory and whose work is within 1 % of the
     least, the one whose area is nearest to `TILE_PIXELS`, and of those the squarest."""
     sides = sorted({_up(max(side, smallest), multiple) for side in _SIDES})
     fitting: list[tuple[int, int, int]] = []  # work, height, width
@@ -197,7 +198,7 @@ def _best_core(
         work = _computed(shape[0], core_height, halo, multiple)
         work *= _computed(shape[1], core_width, halo, multiple)
         fitting.append((work, core_height, core_width))
-    most = 1.03 * min(work for work, _, _ in fitting)
+    most = _LITTLE * min(work for work, _, _ in fitting)
 
     def preference(core: tuple[int, int]) -> tuple[int, int, int]:
         return abs(core[0] * core[1] - TILE_PIXELS), abs(core[0] - core[1]), core[0]

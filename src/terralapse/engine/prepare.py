@@ -15,7 +15,7 @@ import torch
 from terralapse._version import __version__
 from terralapse.engine import memory
 from terralapse.engine.parts import load_record
-from terralapse.engine.plan import Seams, plan_scene
+from terralapse.engine.plan import ScenePlan, Seams, plan_scene
 from terralapse.engine.runner import (
     Precision,
     Runner,
@@ -36,6 +36,8 @@ Progress = Callable[[str, int, int], None]
 FORMAT = 1  # of the records on disk: runs of another format are not resumed
 TILE_MEMORY = 800 * memory.MIB  # working memory of the network; the whole process then stays below 2 GiB
 GPU_MEMORY = 4096 * memory.MIB  # the same on a GPU, whose memory is its own
+HELD = 4  # copies of a tile's pixels that are held for each that is computed: read ahead, put together
+THREADS_GAIN = 0.4  # n threads on one tile are n ** 0.4 times as fast as one: 1.3 for two, measured
 BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 
 
@@ -98,8 +100,8 @@ def prepare(
     The plan is that of torch whichever engine computes it, so that engines are compared on the same tiles.
     """
     started = time.perf_counter()
-    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
-    sample = sample_of(pair, reader_count(threads, remote=pair.remote), report)
+    looking = REMOTE_READERS if pair.remote else min(4, threads)  # nothing else runs yet
+    sample = sample_of(pair, looking, report)
     state: dict[str, Any] = {}
     precision, per_pixel = Precision("fp32", "nothing to compute", {}), 1.0
     engine = Engine("torch", "nothing to compute", {})
@@ -116,15 +118,8 @@ def prepare(
             wanted = "fp32"  # the only one that these engines compute in
         precision = choose_precision(wanted, detector, state, device, probe, detector.halo, threshold)
         per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
-    plan = plan_scene(
-        pair.shape,
-        halo=detector.halo,
-        multiple=detector.multiple,
-        seams=seams,
-        tile=asked["tile"],
-        bytes_per_pixel=per_pixel,
-        memory=_tile_memory(device),
-    )
+    needs = per_pixel + HELD * 8 * len(pair.bands)
+    plan, workers = cut(pair.shape, detector, asked["tile"], needs, threads, device)
     if probe is not None:
         engine = choose_engine(
             asked["engine"],
@@ -137,19 +132,61 @@ def prepare(
             threads,
             plan.computed_pixels(),
         )
+    if engine.name in PACKAGES:
+        workers = 1  # these bring their own threads
     first = plan.tile(0, 0).read
     area = first.height * first.width
-    room = min(BATCH_PIXELS // area, int(_tile_memory(device) / (per_pixel * area)))
+    room = min(BATCH_PIXELS // area, int(_tile_memory(device) / (workers * needs * area)))
     return {
         "state": state,
         "threshold": threshold,
         "precision": precision.as_dict(),
         "engine": engine.as_dict(),
         "plan": plan.as_dict(),
+        "workers": workers,
         "batch": asked["batch"] or max(1, min(room, 64)),
         "sample_fraction": sample.fraction,
         "fit_seconds": time.perf_counter() - started,
     }
+
+
+def cut(
+    shape: tuple[int, int],
+    detector: ChangeDetector,
+    tile: int | None,
+    bytes_per_pixel: float,
+    threads: int,
+    device: torch.device,
+) -> tuple[ScenePlan, int]:
+    """The plan, and how many tiles are computed side by side: as many as there are threads, unless so many
+    tiles would have to be so small that the repeated halos cost more than is gained."""
+    seams = Seams.EXACT if getattr(detector, "exact", True) else Seams.BLEND
+    room = _tile_memory(device)
+    best: tuple[float, ScenePlan, int] | None = None
+    for workers in _counts(threads) if device.type == "cpu" else (1,):
+        plan = plan_scene(
+            shape,
+            halo=detector.halo,
+            multiple=detector.multiple,
+            seams=seams,
+            tile=tile,
+            bytes_per_pixel=bytes_per_pixel,
+            memory=room // workers,
+        )
+        read = plan.tile(0, 0).read
+        fits = read.height * read.width * bytes_per_pixel * workers <= room
+        if best is not None and not (fits and workers <= plan.rows * plan.cols):
+            continue
+        seconds = plan.computed_pixels() / (workers * (threads / workers) ** THREADS_GAIN)
+        if best is None or seconds < best[0]:
+            best = seconds, plan, workers
+    assert best is not None  # one tile at a time is always taken
+    return best[1], best[2]
+
+
+def _counts(threads: int) -> list[int]:
+    """1, 2, 4 ... and `threads` itself."""
+    return sorted({threads, *(1 << i for i in range(threads.bit_length()))})
 
 
 def _threshold(asked: float | None, state: dict[str, Any], detector: ChangeDetector) -> float:
@@ -187,7 +224,9 @@ def _tile_memory(device: torch.device) -> int:
 
 
 def reader_count(threads: int, *, remote: bool = False) -> int:
-    """Threads that read: more than four bring nothing from a local disk; for a server they mostly wait."""
+    """Threads that read while the network runs. For a server they mostly wait. From a local disk half as many
+    as compute are enough, four at most: each thread decodes into a cache of its own, and blocks on which the
+    tiles of two threads lie are decoded twice."""
     if remote:
         return REMOTE_READERS
-    return max(1, min(4, threads, os.cpu_count() or 1))
+    return max(1, min(4, threads // 2, (os.cpu_count() or 1) // 2))

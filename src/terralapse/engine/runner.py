@@ -7,6 +7,7 @@ calls a detector in this process. Another runtime is another class with the same
 from __future__ import annotations
 
 import hashlib
+import threading
 import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from terralapse.engine.memory import MIB
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.tasks.change import ChangeDetector
 
-SCRATCH = 2.5  # kernels' own buffers and gaps between blocks, measured: 1.9 to 2.6 times the tensors
+SCRATCH = 2.2  # kernels' own buffers and gaps between blocks, measured: 1.9 to 2.5 times the tensors
 INVARIANT = 1e-4  # by how much a probability may depend on the tile, the batch or the threads
 MEAN_DIFFERENCE = 0.01  # bf16 against fp32, above which `auto` stays with fp32
 SHARE_FLIPPED = 0.005  # pixels that change sides of the threshold, likewise
@@ -89,7 +90,8 @@ class Backoff:
     """Runs tiles in batches and, when memory does not suffice, in smaller ones.
 
     First the batch is halved; then, where seams are exact, the core of a tile is computed in 2 x 2, 4 x 4 ...
-    pieces, each with its halo. What was learned holds for the tiles that follow.
+    pieces, each with its halo. What was learned holds for the tiles that follow. May be called from several
+    threads.
 
     Args:
         run: computes a batch.
@@ -102,37 +104,41 @@ class Backoff:
         self.run, self.batch, self.halo, self.multiple, self.divisible = run, batch, halo, multiple, divisible
         self.pieces = 1  # along each side
         self.events: list[str] = []
+        self._lock = threading.Lock()
 
     def __call__(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Probabilities [h, w] of tiles [2, C, h, w] of one shape; only cores count when seams are exact."""
         done: list[np.ndarray] = []
         while len(done) < len(tiles):
-            group = tiles[len(done) : len(done) + self.batch]
+            batch, pieces = self.batch, self.pieces
+            group = tiles[len(done) : len(done) + batch]
             try:
-                done += self._group(group)
+                done += self._group(group, pieces)
             except MemoryError as error:
-                self._shrink(len(group), group[0].shape[-2:], error)
+                with self._lock:
+                    if (batch, pieces) == (self.batch, self.pieces):  # else another thread has seen to it
+                        self._shrink(len(group), group[0].shape[-2:], error)
         return done
 
-    def _group(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if self.pieces == 1:
+    def _group(self, tiles: Sequence[np.ndarray], pieces: int) -> list[np.ndarray]:
+        if pieces == 1:
             return list(self.run(tiles[0][None] if len(tiles) == 1 else np.stack(tiles)))
-        return [self._in_pieces(tile) for tile in tiles]
+        return [self._in_pieces(tile, pieces) for tile in tiles]
 
-    def _in_pieces(self, tile: np.ndarray) -> np.ndarray:
+    def _in_pieces(self, tile: np.ndarray, pieces: int) -> np.ndarray:
         height, width = tile.shape[-2:]
         prob = np.full((height, width), np.nan, np.float32)
-        for y0, y1 in self._cuts(height):
-            for x0, x1 in self._cuts(width):
+        for y0, y1 in self._cuts(height, pieces):
+            for x0, x1 in self._cuts(width, pieces):
                 piece = tile[None, ..., y0 : y1 + 2 * self.halo, x0 : x1 + 2 * self.halo]
                 found = self.run(np.ascontiguousarray(piece))[0]
                 core = slice(self.halo, self.halo + y1 - y0), slice(self.halo, self.halo + x1 - x0)
                 prob[self.halo + y0 : self.halo + y1, self.halo + x0 : self.halo + x1] = found[core]
         return prob
 
-    def _cuts(self, side: int) -> Iterator[tuple[int, int]]:
+    def _cuts(self, side: int, pieces: int) -> Iterator[tuple[int, int]]:
         core = side - 2 * self.halo
-        step = -(-core // (self.pieces * self.multiple)) * self.multiple
+        step = -(-core // (pieces * self.multiple)) * self.multiple
         return ((start, min(start + step, core)) for start in range(0, core, step))
 
     def _shrink(self, group: int, shape: tuple[int, ...], error: MemoryError) -> None:

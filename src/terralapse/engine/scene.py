@@ -1,18 +1,18 @@
 """From an aligned pair and a detector to three rasters on disk, in memory that the scene does not decide.
 
-Four stages overlap: threads read the pair, this thread runs the network, another thread stitches, quantises
-and stores, and at the end the parts become cloud-optimised GeoTIFFs. Whatever the tile, the batch and the
-number of threads, a probability moves by less than 1e-4.
+Three stages overlap: threads read the pair, a crew of threads runs the network, each on a tile of its own,
+and another thread stitches, quantises and stores. At the end the parts become cloud-optimised GeoTIFFs.
+Whatever the tile, the batch and the number of threads, a probability moves by less than 1e-4.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from terralapse.engine import memory
+from terralapse.engine.crew import Crew
 from terralapse.engine.output import require_space
 from terralapse.engine.parts import (
     LAYERS,
@@ -42,6 +43,7 @@ from terralapse.engine.runner import Backoff, choose_device, torch_settings
 from terralapse.engine.runtimes import runner_of
 from terralapse.engine.sample import sample_of
 from terralapse.engine.stitch import NODATA, Blend, Crop, Piece
+from terralapse.engine.tiles import TileReader
 from terralapse.grid.cog import write_cog
 from terralapse.grid.pair import Pair, PairBlock
 from terralapse.grid.scene import Window
@@ -52,9 +54,11 @@ __all__ = ["SceneResult", "predict_scene", "sample_of"]
 
 Sink = Callable[[Piece], None]
 
-READ_AHEAD = 2  # tiles read before they are needed
-REMOTE_AHEAD = 4  # the same where reading is mostly waiting
+REMOTE_AHEAD = 4  # tiles read before they are needed, at least, where reading is mostly waiting
 WRITE_BEHIND = 3  # tiles computed but not yet stored
+
+_Given = tuple[Tile, np.ndarray | None, np.ndarray]  # images, or None where nothing is valid; reason
+_Computed = tuple[Tile, np.ndarray | None, np.ndarray]  # probability, or None likewise; reason
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class SceneResult:
         plan, plan_hash: how the scene was cut; the hash covers inputs, detector, weights and settings too.
         tiles, tiles_skipped, tiles_resumed: all; without a valid pixel; already there when the run began.
             A tile that is taken up again by a resumed run counts once.
-        batch, threads, device, precision, engine: how it was computed.
+        batch, workers, threads, device, precision, engine: how it was computed; `workers` tiles or batches of
+            tiles side by side, with `threads` shared among them.
         events: what went otherwise than planned (memory).
         seconds: `fit`, `predict` and `write` on the clock; `read`, `network` and `store` are the time that
             the stages of `predict` were busy, which overlap.
@@ -88,6 +93,7 @@ class SceneResult:
     tiles_skipped: int
     tiles_resumed: int
     batch: int
+    workers: int
     threads: int
     device: str
     precision: dict[str, Any]
@@ -204,6 +210,7 @@ class _Run:
         self.threshold: float = record["threshold"]
         self.store = PartStore(folder, self.plan)
         self.exact = self.plan.seams is Seams.EXACT
+        self.workers = min(record["workers"], threads)
         runner = runner_of(
             record["engine"]["name"], detector, record["state"], device, record["precision"]["name"], threads
         )
@@ -221,20 +228,22 @@ class _Run:
         pixels = sum(p.window.height * p.window.width for p in there)
         total = self.plan.height * self.plan.width
         self.report("predict", pixels, total)
+        torch.set_num_threads(max(1, self.threads // self.workers))
         with (
             ThreadPoolExecutor(
                 reader_count(self.threads, remote=self.pair.remote), thread_name_prefix="read"
             ) as readers,
+            Crew(self.workers) as crew,
             _Behind(WRITE_BEHIND) as storing,
         ):
             for lane in range(self.plan.lanes):
-                for new in self._lane(lane, done, readers, storing):
+                for new in self._lane(lane, done, readers, crew, storing):
                     pixels += new
                     self.report("predict", pixels, total)
         self.seconds["predict"] = time.perf_counter() - started
 
     def _lane(
-        self, lane: int, done: set[int], readers: ThreadPoolExecutor, storing: _Behind
+        self, lane: int, done: set[int], readers: ThreadPoolExecutor, crew: Crew, storing: _Behind
     ) -> Iterator[int]:
         """Computes the missing parts of a lane; yields the number of new pixels, tile after tile."""
         todo = [part for part in self.plan.parts(lane) if part.index not in done]
@@ -254,7 +263,7 @@ class _Run:
                 writer.take(piece)
             self.busy["store"] += time.perf_counter() - since
 
-        for tile, prob, reason in self._predicted(sorted(rows), lane, readers):
+        for tile, prob, reason in self._predicted(sorted(rows), lane, readers, crew):
             storing.submit(lambda t=tile, p=prob, r=reason: finish(stitch.add(t, p, r)))
             if tile.row in wanted and tile.col in own:
                 self.skipped += prob is None
@@ -263,64 +272,48 @@ class _Run:
         storing.wait()
 
     def _predicted(
-        self, rows: list[int], lane: int, readers: ThreadPoolExecutor
-    ) -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
-        """Tiles with their probabilities (None where skipped) and reasons, in order. A batch never reaches
-        over a row, so that a resumed run computes the same batches."""
-        batch: list[tuple[Tile, np.ndarray | None, np.ndarray]] = []
-        waiting: list[np.ndarray] = []
-
-        def flush() -> Iterator[tuple[Tile, np.ndarray | None, np.ndarray]]:
-            since = time.perf_counter()
-            found = iter(self.predict(waiting) if waiting else ())
-            self.busy["network"] += time.perf_counter() - since
-            for tile, images, reason in batch:
-                yield tile, None if images is None else next(found), reason
-            batch.clear()
-            waiting.clear()
-
-        for tile, block in self._blocks(rows, lane, readers):
+        self, rows: list[int], lane: int, readers: ThreadPoolExecutor, crew: Crew
+    ) -> Iterator[_Computed]:
+        """Tiles with their probabilities, in order, computed batch by batch and side by side. A batch never
+        reaches over a row, so that a resumed run computes the same batches."""
+        flying: deque[tuple[list[_Given], Future[tuple[list[np.ndarray], float]]]] = deque()
+        batch: list[_Given] = []
+        for tile, block in self._read(rows, lane, readers):
             core = Window(self.plan.halo, self.plan.halo, tile.core.height, tile.core.width).slices
             images = block.images if (block.reason[core] == Reason.VALID).any() else None
-            fits = not waiting or images is None or images.shape == waiting[0].shape
-            if batch and not (fits and tile.row == batch[-1][0].row):
-                yield from flush()
+            if batch and not _belong(batch, tile, images, self.predict.batch):
+                flying.append((batch, crew.submit(partial(self._network, batch))))
+                batch = []
             batch.append((tile, images, block.reason))
-            if images is not None:
-                waiting.append(images)
-            if len(waiting) >= self.predict.batch or len(batch) >= 4 * self.predict.batch:
-                yield from flush()
-        yield from flush()
+            while len(flying) > self.workers + 1:  # one more than can be computed, so that none waits
+                yield from self._landed(*flying.popleft())
+        flying.append((batch, crew.submit(partial(self._network, batch))))
+        while flying:
+            yield from self._landed(*flying.popleft())
 
-    def _blocks(
+    def _network(self, batch: list[_Given]) -> tuple[list[np.ndarray], float]:
+        """The probabilities of the tiles of a batch that have any valid pixel, and the seconds it took."""
+        since = time.perf_counter()
+        tiles = [images for _, images, _ in batch if images is not None]
+        return self.predict(tiles), time.perf_counter() - since
+
+    def _landed(
+        self, batch: list[_Given], future: Future[tuple[list[np.ndarray], float]]
+    ) -> Iterator[_Computed]:
+        probabilities, seconds = future.result()
+        self.busy["network"] += seconds
+        found = iter(probabilities)
+        for tile, images, reason in batch:
+            yield tile, None if images is None else next(found), reason
+
+    def _read(
         self, rows: list[int], lane: int, readers: ThreadPoolExecutor
     ) -> Iterator[tuple[Tile, PairBlock]]:
-        """Tiles with their pixels, read ahead. Each pixel of a row is read once: a tile takes from the tile
-        before the columns that both need."""
-        cols = range(*self.plan.lane_reach(lane))
-        news = _segments(self.plan.tile(row, col) for row in rows for col in cols)
-        ahead: deque[Future[tuple[PairBlock, float]]] = deque()
-        kept: PairBlock | None = None
-        most = REMOTE_AHEAD if self.pair.remote else READ_AHEAD
-        for tile in (self.plan.tile(row, col) for row in rows for col in cols):
-            for new in islice(news, 1 + most - len(ahead)):
-                ahead.append(readers.submit(self._read, new))
-            block, seconds = ahead.popleft().result()
-            self.busy["read"] += seconds
-            if kept is not None:
-                block = PairBlock(
-                    np.concatenate([kept.images, block.images], axis=3),
-                    np.concatenate([kept.reason, block.reason], axis=1),
-                )
-            kept = None
-            if tile.col + 1 in cols:
-                start = self.plan.tile(tile.row, tile.col + 1).read.col - tile.read.col
-                kept = PairBlock(block.images[..., start:].copy(), block.reason[:, start:].copy())
-            yield tile, block
-
-    def _read(self, window: Window) -> tuple[PairBlock, float]:
-        since = time.perf_counter()
-        return self.pair.read(window), time.perf_counter() - since
+        """Tiles with their pixels, read ahead."""
+        ahead = max(self.workers, REMOTE_AHEAD if self.pair.remote else 0)
+        tiles = TileReader(self.plan, self.pair, rows, lane, readers, ahead)
+        yield from tiles
+        self.busy["read"] += tiles.seconds
 
     # --- after the last tile -----------------------------------------------------------------------
     def write(self) -> SceneResult:
@@ -334,25 +327,28 @@ class _Run:
             "TERRALAPSE_ENGINE": self.record["engine"]["name"],
             "TERRALAPSE_SEAMS": str(self.plan.seams),
         }
-        for number, layer in enumerate(LAYERS):
+        for number, layer in enumerate(LAYERS):  # one by one: drafts of all at once would fill GDAL's cache
             self.report("write", number, len(LAYERS))
-            probability = layer == "prob"
-            write_cog(
-                self.store.windows(layer, self.threshold),
-                self.folder / f"{layer}.tif",
-                geobox=self.pair.geobox,
-                kind="continuous" if probability else "class",
-                dtype="uint8",
-                nodata=None if layer == "valid" else NODATA,
-                scheme={"valid": VALIDITY, "change": BINARY_CHANGE}.get(layer),
-                scale=0.005 if probability else 1.0,
-                descriptions=[_DESCRIPTIONS[layer]],
-                tags=tags,
-                threads=self.threads,
-            )
+            self._write(layer, tags)
         self.report("write", len(LAYERS), len(LAYERS))
         self.seconds["write"] = time.perf_counter() - started
         return self._result()
+
+    def _write(self, layer: str, tags: dict[str, str]) -> None:
+        probability = layer == "prob"
+        write_cog(
+            self.store.windows(layer, self.threshold),
+            self.folder / f"{layer}.tif",
+            geobox=self.pair.geobox,
+            kind="continuous" if probability else "class",
+            dtype="uint8",
+            nodata=None if layer == "valid" else NODATA,
+            scheme={"valid": VALIDITY, "change": BINARY_CHANGE}.get(layer),
+            scale=0.005 if probability else 1.0,
+            descriptions=[_DESCRIPTIONS[layer]],
+            tags=tags,
+            threads=self.threads,
+        )
 
     def _hash(self) -> str:
         """Covers inputs, weights, settings, state and cut, but nothing that was measured."""
@@ -377,6 +373,7 @@ class _Run:
             tiles_skipped=self.skipped,
             tiles_resumed=self.resumed,
             batch=self.predict.batch,
+            workers=self.workers,
             threads=self.threads,
             device=str(self.device),
             precision=self.record["precision"],
@@ -388,16 +385,14 @@ class _Run:
         )
 
 
+def _belong(batch: list[_Given], tile: Tile, images: np.ndarray | None, most: int) -> bool:
+    """Whether a tile may join a batch: same row, same shape, and there is room."""
+    computed = [given for _, given, _ in batch if given is not None]
+    alike = images is None or not computed or computed[0].shape == images.shape
+    return alike and tile.row == batch[0][0].row and len(computed) < most and len(batch) < 4 * most
+
+
 _DESCRIPTIONS = {"prob": "probability of change", "valid": "why a pixel is masked", "change": "change"}
-
-
-def _segments(tiles: Iterable[Tile]) -> Iterator[Window]:
-    """For each tile the window that the tile before it in its row has not read."""
-    row, end = -1, 0
-    for tile in tiles:
-        start = tile.read.col if tile.row != row else end
-        row, end = tile.row, tile.read.col + tile.read.width
-        yield Window(tile.read.row, start, tile.read.height, end - start)
 
 
 class _Behind:

@@ -181,7 +181,7 @@ class StackScene(Scene):
             if x.saturated is not None:
                 saturated |= stored == x.saturated
             if i < len(picked):
-                values[i] = to_physical(stored, x)
+                to_physical(stored, x, values[i])
         codes = np.where(saturated, np.uint8(SceneMask.SATURATED), np.uint8(0))
         codes[absent | every if self.all_nodata else absent] = SceneMask.NODATA
         return values, codes
@@ -292,15 +292,18 @@ def _fits(value: float, dtype: np.dtype) -> bool:
     return float(value).is_integer() and info.min <= value <= info.max
 
 
-def to_physical(stored: np.ndarray, layer: Layer) -> np.ndarray:
-    """float32 physical values; the product is formed in double precision where the stored type needs it."""
+def to_physical(stored: np.ndarray, layer: Layer, out: np.ndarray) -> None:
+    """Writes float32 physical values into `out`; the product is formed in double precision where the stored
+    type needs it."""
     if layer.lut is not None:
-        return np.asarray(layer.lut, np.float32)[stored]
-    if layer.scale == 1 and layer.offset == 0:
-        return stored.astype(np.float32)
-    if stored.dtype.itemsize <= 2:
-        return stored * np.float32(layer.scale) + np.float32(layer.offset)
-    return (stored * np.float64(layer.scale) + layer.offset).astype(np.float32)
+        np.asarray(layer.lut, np.float32).take(stored, out=out)
+    elif layer.scale == 1 and layer.offset == 0:
+        out[...] = stored
+    elif stored.dtype.itemsize <= 2:
+        np.multiply(stored, np.float32(layer.scale), out=out)
+        out += np.float32(layer.offset)
+    else:
+        out[...] = stored * np.float64(layer.scale) + layer.offset
 
 
 def merge_codes(a: np.ndarray, b: np.ndarray) -> np.ndarray:

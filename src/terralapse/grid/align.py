@@ -30,7 +30,9 @@ from terralapse.sensors import Unit
 
 _DATES = ("before", "after")
 _PREVIEW_SHARE = 0.25  # of a preview pixel that must be usable: a picture shows what there is
+_USABLE = 255  # above all reasons, so that the lower of two codes is what keeps a pixel from being compared
 _REASONS = np.array([[int(pair_reason(m, date)) for m in SceneMask] for date in (0, 1)], np.uint8)
+_REASONS[_REASONS == Reason.VALID] = _USABLE
 
 
 @dataclass
@@ -193,14 +195,13 @@ class AlignedPair(Pair):
         )
         if self._radiometry is not None and names is None:
             dates[1].data = self._radiometry.apply(dates[1].data)
-        codes = [_REASONS[d][block.mask].astype(np.int16) for d, block in enumerate(dates)]
-        both = np.minimum(*[np.where(c == Reason.VALID, 255, c) for c in codes])
+        both = np.minimum(*[_REASONS[d].take(block.mask) for d, block in enumerate(dates)])
         self._mark_misregistered(both, to_grid)
         if self._area is not None:
             outside = self._area.outside(compose(self.geobox.affine, to_grid), self.geobox.crs, shape)
             both[outside] = Reason.OUTSIDE_AOI
-        both[both == 255] = Reason.VALID
-        return PairBlock(np.stack([dates[0].data, dates[1].data]), both.astype(np.uint8))
+        both[both == _USABLE] = Reason.VALID
+        return PairBlock(np.stack([dates[0].data, dates[1].data]), both)
 
     def _both(self, read: Callable[[int], Block]) -> tuple[Block, Block]:
         """Both dates, at the same time where that saves waiting for a server."""

@@ -19,6 +19,7 @@ import numpy as np
 from affine import Affine
 
 from terralapse.grid._phase import SIGNIFICANT, Peak, highest, measure
+from terralapse.grid._positions import compose
 from terralapse.grid._shiftmodel import Correction, ShiftModel, fit_model
 from terralapse.grid.scene import Block, Note, Window
 
@@ -317,6 +318,7 @@ class _Sampler:
         self.threads = threads
         self.block = 0
         self.in_common = False  # whether all blocks together showed a shift
+        self._coarse: list[tuple[int, int] | None] = []  # the coarse shift, once it was looked for
 
     def must_agree(self, blocks: Sequence[BlockShift]) -> int:
         """How many blocks must lie on a model."""
@@ -353,13 +355,29 @@ class _Sampler:
         return [_plus(block, start) for block in self.measure(windows, Correction.shift(start, self.moved))]
 
     def _coarse_shift(self) -> tuple[int, int] | None:
-        """The shift of a decimated look at the whole, for dates that lie farther apart than a block."""
+        """The shift of a decimated look at the whole, for dates that lie farther apart than a block. Looked
+        for once, whatever the size of the blocks: a file without overviews is read whole for it."""
+        if not self._coarse:
+            self._coarse.append(self._look_at_the_whole())
+        return self._coarse[0]
+
+    def _look_at_the_whole(self) -> tuple[int, int] | None:
         step = max(1, -(-max(self.shape) // _COARSE))
-        shape = (self.shape[0] // step, self.shape[1] // step)
-        if min(shape) < _MIN_SIDE:
+        height, width = self.shape[0] // step, self.shape[1] // step
+        if min(height, width) < _MIN_SIDE:
             return None
-        one, two = self.read(Affine.scale(step), shape, Correction())
-        found = measure(one.data[0], two.data[0], self.smooth)
+        rows = -(-height // (2 * self.threads))
+
+        def strip(window: Window) -> tuple[np.ndarray, np.ndarray]:
+            to_grid = compose(Affine.scale(step), Affine.translation(0, window.row))
+            one, two = self.read(to_grid, (window.height, window.width), Correction())
+            return one.data[0], two.data[0]
+
+        windows = [Window(row, 0, min(rows, height - row), width) for row in range(0, height, rows)]
+        one, two = (
+            np.concatenate(date) for date in zip(*_parallel(strip, windows, self.threads), strict=True)
+        )
+        found = measure(one, two, self.smooth)
         if found is None or found[0].expected or not found[0].reliable:
             return None
         return round(found[0].dy * step), round(found[0].dx * step)

@@ -323,7 +323,8 @@ def _sampled(layer: Layer, target: Target, bands: Sequence[str], how: _How) -> B
         target.shape
     ) > 1:
         return _halved(layer, target, bands, how)  # the piece straddles a seam
-    x, y = np.where(inside, x, np.nan), np.where(inside, y, np.nan)
+    if not inside.all():
+        x, y = np.where(inside, x, np.nan), np.where(inside, y, np.nan)
     window = _source_window((left, top, right, bottom), (h, w), how.kernel, how.decimation)
     block = layer.read(window, bands, how.decimation)
     if how.as_power:

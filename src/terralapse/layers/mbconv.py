@@ -7,14 +7,21 @@ strictly local: no pooling over the image.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from terralapse.layers.folding import folded, inferring
 
 BN_EPS = 1e-3  # of the published ImageNet weights
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch normalisation, and ReLU6 unless `act` is False."""
+    """Convolution, batch normalisation, and ReLU6 unless `act` is False.
+
+    In inference one convolution does the first two and the third is done in place: these are the largest
+    features of a network, and how many of them are alive at once decides how large a tile fits in memory.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True
@@ -25,6 +32,11 @@ class ConvBN(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
+        if inferring(self):
+            c = self.conv
+            weight, bias = folded(c.weight, self.bn)
+            x = F.conv2d(x, weight, bias, c.stride, c.padding, c.dilation, c.groups)
+            return F.relu6(x, inplace=True) if self.act else x
         x = self.bn(self.conv(x))
         return F.relu6(x) if self.act else x
 
@@ -42,14 +54,26 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         """`inside` [B, 1, H, W], zero beyond the edge of the data (see `within`)."""
+        if inferring(self) and not isinstance(self.expand, nn.Identity):
+            # Image by image: the expanded features are by far the largest.
+            masks = [None] * len(x) if inside is None else inside.split(1)
+            y = torch.cat([self._bottleneck(*one) for one in zip(x.split(1), masks, strict=True)])
+            return y.add_(x) if self.residual else y
         y = self.project(self.depthwise(within(self.expand(x), inside)))
         return x + y if self.residual else y
 
+    def _bottleneck(self, x: Tensor, inside: Tensor | None) -> Tensor:
+        return self.project(self.depthwise(within(self.expand(x), inside, in_place=True)))
 
-def within(x: Tensor, inside: Tensor | None) -> Tensor:
+
+def within(x: Tensor, inside: Tensor | None, *, in_place: bool = False) -> Tensor:
     """Features with zeros where `inside` is zero: what a padded convolution has beyond its edge.
 
     Before every spatial convolution this makes the edge of the data, wherever it runs, the same as the edge
     of the image: a tile that was padded gives what the bare tile gives. None stands for no edge at all.
+    `in_place` is for features that nobody else has and that need no gradient.
     """
-    return x if inside is None else x * inside.to(x.dtype)  # a mask of floats would make half precision whole
+    if inside is None:
+        return x
+    mask = inside.to(x.dtype)  # a mask of floats would make half precision whole
+    return x.mul_(mask) if in_place else x * mask

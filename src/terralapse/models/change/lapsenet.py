@@ -28,6 +28,7 @@ from terralapse.cards import (
     Task,
     Weights,
 )
+from terralapse.layers.folding import inferring
 from terralapse.layers.mbconv import ConvBN, InvertedResidual, within
 from terralapse.layers.padding import pad_to_multiple
 from terralapse.layers.pairing import SymmetricFusion
@@ -185,16 +186,20 @@ class LapseNet(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         x, in2, in4, in8 = self._edges(x, valid)
         # The same encoder for both dates; strides are with respect to the zoomed input.
-        e2 = _run(self.stage2, self.stem(x), in2, in2)  # [2B, 16, H/2, W/2]
+        x = self.stem(x)  # under the same name, so that the zoomed input does not stay in memory
+        e2 = x = _run(self.stage2, x, in2, in2)  # [2B, 16, H/2, W/2]
         e4 = _run(self.stage4, e2, in2, in4)  # [2B, 24, H/4, W/4]
         e8 = _run(self.stage8, e4, in4, in8)  # [2B, 80, H/8, W/8]
         # The dates meet at each stride; the decoder has one map a pair.
         in2, in4, in8 = (None if m is None else m[: images.shape[0]] for m in (in2, in4, in8))
-        d8 = self.refine8(within(self.fuse8(e8), in8))  # [B, 128, H/8, W/8]
+        alone = inferring(self)  # nobody else needs the features that are masked
+        d8 = self.refine8(within(self.fuse8(e8), in8, in_place=alone))  # [B, 128, H/8, W/8]
         d4 = torch.cat([F.interpolate(self.narrow8(d8), scale_factor=2.0), self.fuse4(e4)], dim=1)
-        d4 = self.refine4(within(d4, in4))  # [B, 64, H/4, W/4]
-        d2 = torch.cat([F.interpolate(self.narrow4(d4), scale_factor=2.0), self.fuse2(e2)], dim=1)
-        d2 = self.refine2(within(d2, in2))  # [B, 32, H/2, W/2]
+        d4 = self.refine4(within(d4, in4, in_place=alone))  # [B, 64, H/4, W/4]
+        d2 = self.fuse2(e2)  # first, while the features beside it are small
+        d2 = torch.cat([F.interpolate(self.narrow4(d4), scale_factor=2.0), d2], dim=1)
+        del x, e2, e4, e8, d8, d4  # the last step has the largest features of the decoder
+        d2 = self.refine2(within(d2, in2, in_place=alone))  # [B, 32, H/2, W/2]
         logits = self.head(d2)  # [B, 4, H/2, W/2], each one of 2 x 2 pixels; at zoom 2 [B, 1, H, W]
         return F.pixel_shuffle(logits, 2 // self.zoom).squeeze(1)
 
@@ -214,7 +219,7 @@ class LapseNet(nn.Module):
         ):  # zeros beyond the edge must not be mixed into the data: divide by the weight of data
             weight = F.interpolate(known, scale_factor=self.zoom, mode="bilinear", align_corners=False)
             known = F.interpolate(known, scale_factor=self.zoom)
-            zoomed = torch.where(known > 0, zoomed / weight.clamp(min=0.1), 0.0)
+            zoomed = zoomed.div_(weight.clamp_(min=0.1)).masked_fill_(known == 0, 0.0)
         at2 = F.max_pool2d(known, 2)
         at4 = F.max_pool2d(at2, 2)
         return zoomed, at2, at4, F.max_pool2d(at4, 2)
