@@ -64,15 +64,17 @@ def dvl(
 
     named = answerer if llm is None else f"{answerer} {llm}"
     who = _answerer(answerer, runs, base_url, llm, device)
-    grader = None
+    grader: Any = None
     if judge != "rules":
         from terralapse.ask.vision import Vision
         from terralapse.engine.dialogue import judge_prompt
 
         model = Vision(base_url, judge)
 
-        def grader(question: Any, text: str) -> str:
+        def graded(question: Any, text: str) -> str:
             return model.judge(judge_prompt(question, text))
+
+        grader = graded
 
     with shown_progress(quiet=quiet, verbose=verbose) as (progress, _say):
         result = bench_dvl(
@@ -127,10 +129,11 @@ def _answerer(
     from terralapse import registry
 
     slug, _, weights = name.partition("=")
-    system = registry.build(slug, **({"weights": weights} if weights else {}))
-    if not callable(system):
+    system: Any = registry.build(slug, **({"weights": weights} if weights else {}))
+    answers = callable(system)
+    if not answers:
         raise SettingError(f"answerer {slug}", "answers no questions on series", "Use rules, agent or vlm.")
-    return system.to(device)  # pyright: ignore[reportAttributeAccessIssue]
+    return system.to(device)
 
 
 def _print(result: dict[str, Any], output: Path) -> None:

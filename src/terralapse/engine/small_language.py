@@ -91,11 +91,11 @@ def make_language_model(
 def _pieces(texts: Sequence[tuple[str, str]], size: int) -> Any:
     """A tokenizer of pieces of bytes, learned from the texts: it can spell any text, and knows frequent
     words."""
-    library = importlib.import_module("tokenizers")
-    bytes_ = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
-    whole = library.Tokenizer(library.models.BPE())
-    whole.pre_tokenizer, whole.decoder = bytes_, library.decoders.ByteLevel()
-    trainer = library.trainers.BpeTrainer(
+    pieces = importlib.import_module("tokenizers")
+    bytes_ = pieces.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    whole = pieces.Tokenizer(pieces.models.BPE())
+    whole.pre_tokenizer, whole.decoder = bytes_, pieces.decoders.ByteLevel()
+    trainer = pieces.trainers.BpeTrainer(
         vocab_size=size, special_tokens=[END], initial_alphabet=bytes_.alphabet(), show_progress=False
     )
     whole.train_from_iterator((part for text in texts for part in text), trainer)

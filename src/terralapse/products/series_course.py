@@ -64,11 +64,12 @@ def course(
     yield area("rate.mean", broken / years_long, "On average {rate.mean} broke a year.")
     yield from _halves(days, first, last, area)
     if len(by_year) >= _ENOUGH:
-        tau, p = kendalltau(list(by_year), list(by_year.values()))
+        found: Any = kendalltau(list(by_year), list(by_year.values()))
+        tau, p = float(found.statistic), float(found.pvalue)
         said = "Over the calendar years Kendall's tau of the area that broke is {trend.tau} (p {trend.p})."
         if math.isfinite(tau):
-            yield Fact("trend.tau", "value", float(tau), "", f"{tau:+.2f}", evidence, said)
-            yield Fact("trend.p", "probability", float(p), "1", units.probability(p), evidence, said)
+            yield Fact("trend.tau", "value", tau, "", f"{tau:+.2f}", evidence, said)
+            yield Fact("trend.p", "probability", p, "1", units.probability(p), evidence, said)
 
 
 def _halves(days: Mapping[int, float], first: datetime, last: datetime, area: Any) -> Iterator[Fact]:
@@ -127,7 +128,7 @@ def largest(polygons: gpd.GeoDataFrame, unit: str) -> Iterator[Fact]:
         size = float(row["magnitude"])
         said = f"In object {number} the index changed by {{{key}.magnitude}} on average."
         yield Fact(f"{key}.magnitude", "value", size, "", f"{size:+.3g}", own, said)
-    sums = pd.Series(areas).groupby(polygons["location"].to_numpy()).sum()
+    sums: Any = pd.Series(areas).groupby(polygons["location"].to_numpy()).sum()
     ranked = sums.sort_values(ascending=False, kind="stable")
     for name, value in ranked.items():
         own = {"polygons": [int(i) for i in polygons.loc[polygons["location"] == name, "id"]]}

@@ -526,9 +526,10 @@ def build(
                 f"Give the folder of one as {name}=, or build {NANO_CARD.slug}.",
             )
     if isinstance(language, str | Path):
-        _, language, words = read_model(language)
+        _, read, words = read_model(language)
         tokenizer = Hub(words)
-        language.resize_token_embeddings(len(tokenizer))
+        read.resize_token_embeddings(len(tokenizer))
+        language = read
     if isinstance(sam, str | Path):
         sam = _read_sam(t, Path(sam))
     if tokenizer is None:
