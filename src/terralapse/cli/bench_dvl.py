@@ -130,10 +130,9 @@ def _answerer(
 
     slug, _, weights = name.partition("=")
     system: Any = registry.build(slug, **({"weights": weights} if weights else {}))
-    answers = callable(system)
-    if not answers:
+    if not callable(system):
         raise SettingError(f"answerer {slug}", "answers no questions on series", "Use rules, agent or vlm.")
-    return system.to(device)
+    return system.to(device)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _print(result: dict[str, Any], output: Path) -> None:
