@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     time.sleep(0.3)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=180)
-    assert run.returncode == 130
+    assert run.returncode == 130, err
     assert "interrupted" in err
     assert "Traceback" not in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.tif"]

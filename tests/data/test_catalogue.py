@@ -35,7 +35,7 @@ def test_every_data_set_of_the_list_is_there() -> None:
         "sysu-cd levir-cd levir-cd-plus whu-cd second landsat-scd xbd eurosat ucmerced aid resisc45 "
         "isprs-potsdam isprs-vaihingen loveda mshs-bcd mshs-bcd-s2 clcd dsifn buildings folder "
         "dynamicearthnet dynamicearthnet-scd hrscd hrscd-scd fusu levir-mci levir-cc cdvqa second-vqa "
-        "damage-vqa changechat levir-chat"
+        "damage-vqa image-text changechat levir-chat"
     )
     assert set(DATASETS) == set(asked.split())
     assert all(e.licence and e.notes and e.title for e in DATASETS.values())

@@ -163,7 +163,13 @@ def test_ctrl_c_cancels_the_analysis_on_the_server(server, tmp_path):
         "ir-mad",
     ]
     command += ["--server", server, "--token", TOKEN]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     client = Client(server, TOKEN)
     until = time.monotonic() + 240
     while time.monotonic() < until:

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from serve_clients import TOKEN, living
-from terralapse.serve.options import Options
+from terralapse.serve.options import Limits, Options
 
 NAMES = {
     "w": "http://www.opengis.net/wmts/1.0",
@@ -85,7 +85,8 @@ def test_gdal_reads_the_layers(shelf, ids):
         if "WMTS" not in env.drivers():
             pytest.skip("this GDAL reads no WMTS")
     with (
-        living(Options((shelf,))) as address,
+        # All tiles of the finest zoom at once are more than a page asks for, and than the usual rate.
+        living(Options((shelf,), limits=Limits(rate=1e5, burst=100_000))) as address,
         warnings.catch_warnings(),
         rasterio.Env(GDAL_ENABLE_WMS_CACHE="NO"),
     ):

@@ -25,6 +25,8 @@ def main() -> NoReturn:
     except TerralapseError as error:
         _complain(str(error))
         sys.exit(2)
+    except KeyboardInterrupt:  # one that came where Typer does not look
+        code = INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone, which is its right; nothing may be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
