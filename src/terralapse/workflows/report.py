@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,37 +124,16 @@ def _bands(covers: dict[str, Any], common: set[str]) -> set[str]:
 
 
 def _measured(folder: Path, run: dict[str, Any], box: GeoBox, bands: list[str]) -> tuple[list[Fact], str]:
-    """Both images opened, checked against what the run has read, and aligned as the run did."""
-    from terralapse.grid.align import align
-    from terralapse.grid.open import open_scene
+    """Both images opened and aligned as the run did, and checked against what the run has read."""
     from terralapse.products.disaster_facts import index_facts
     from terralapse.products.findings import sources_of
+    from terralapse.workflows.reopen import reopened
 
-    settings = run["settings"]
-    with ExitStack() as stack:
-        scenes = []
-        for date in ("before", "after"):
-            scene = stack.enter_context(
-                open_scene(
-                    settings[date],
-                    assume_crs=settings.get("assume_crs"),
-                    time=settings.get(f"date_{date}"),
-                    pixel_grid=bool(settings.get("pixel_grid")),
-                    s2_offset=settings.get("s2_offset"),
-                )
-            )
+    with reopened(folder, bands) as pair:
+        for date, info in (("before", pair.before), ("after", pair.after)):
             known = {(s["bytes"], s["sha256"]) for s in run["inputs"][date]["sources"]}
-            if {(s.bytes, s.sha256) for s in sources_of(scene.info)} != known:
+            if {(s.bytes, s.sha256) for s in sources_of(info)} != known:
                 return [], f"the image {date} is not the one that the run has read"
-            scenes.append(scene)
-        pair = align(
-            *scenes,
-            grid=settings.get("grid", "coarser"),
-            bands=bands,
-            aoi=Path(settings["aoi"]) if settings.get("aoi") else None,
-            coregister=bool(settings.get("coregister", True)),
-            normalise=bool(settings.get("normalise")),
-        )
         if pair.geobox != box:
             return [], "the images no longer give the grid of the run"
         return list(index_facts(pair, folder)), ""
