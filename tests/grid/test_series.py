@@ -205,3 +205,20 @@ def test_an_area_masks_and_cuts(tmp_path: Path) -> None:
     values, outside = series.values(Window(0, 0, 20, 20))
     assert 0.4 < outside.mean() < 0.6
     assert np.array_equal(np.isnan(values[0]), outside)
+
+
+def test_the_picture_of_the_last_dates_does_not_depend_on_its_strips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    for m in (1, 2, 3):
+        data = rng.uniform(0.1, 0.5, (2, 40, 48)).astype(np.float32)
+        data[:, m : m + 9] = np.nan
+        write_tif(tmp_path / "s" / f"a_2021{m:02d}01.tif", data, descriptions=BANDS, nodata=np.nan)
+    series = open_series([tmp_path / "s"], NDVI)
+    whole, coarse = series.latest((40, 48), dates=3), series.latest((13, 16), dates=3)
+    monkeypatch.setattr("terralapse.grid.series._STRIP", 7)
+    assert series.latest((40, 48), dates=3).tobytes() == whole.tobytes()
+    assert np.allclose(series.latest((13, 16), dates=3), coarse, atol=1e-6, equal_nan=True)
+    assert np.isfinite(whole).any()
+    assert not np.isfinite(whole[3:10]).all()

@@ -48,8 +48,7 @@ _SETTINGS: dict[str, Any] = {
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
     "GDAL_MAX_DATASET_POOL_SIZE": 64,
     "GDAL_MAX_BAND_COUNT": 4096,
-    "VSI_CACHE": "TRUE",
-    "VSI_CACHE_SIZE": 16 * 2**20,
+    "VSI_CACHE": "FALSE",  # it would hold up to 16 MiB of each open file; the system caches those of a disk
 }
 # Side files (.msk, .ovr, .aux.xml, world files) are looked for beside local files only.
 _REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}

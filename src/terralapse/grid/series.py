@@ -37,6 +37,7 @@ from terralapse.labels import SceneMask
 
 FEWEST = 3
 _IMAGES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp", ".vrt", ".nc", ".json", ".zip")
+_STRIP = 256  # rows of a picture at once
 _PREVIEW = 256  # pixels of the longer side, for the share of a date that is clear
 _YEAR = re.compile(r"(?<!\d)(19[3-9]\d|20\d\d)(?!\d)")
 
@@ -152,8 +153,13 @@ class Series:
         NaN where none of them can be used."""
         scale = Affine.scale(self.shape[1] / shape[1], self.shape[0] / shape[0])
         last = range(max(0, len(self) - dates), len(self))
-        data = np.stack([self._date(d, scale, Window(0, 0, *shape), None).data for d in last])
-        return median(self.index.compute(data))
+        found = np.empty(shape, np.float32)
+        for row in range(0, shape[0], _STRIP):  # all dates of the whole picture would be the peak of a run
+            size = Window(0, 0, min(_STRIP, shape[0] - row), shape[1])
+            place = compose(scale, Affine.translation(0, row))
+            data = np.stack([self._date(d, place, size, None).data for d in last])
+            found[row : row + size.height] = median(self.index.compute(data))
+        return found
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run compares: sources, dates, grid, index, area."""
