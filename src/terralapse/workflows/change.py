@@ -264,7 +264,7 @@ def _open(source: str | Path, date: str | None, settings: ChangeSettings) -> Sce
     )
 
 
-# What is missing where a system says more than where something changed, and its maps of classes are not there.
+# What is missing where a system says more than where something changed and there are no maps of it.
 ON_A_SCENE = {
     Task.CHANGE: "",
     Task.SEMANTIC_CHANGE: "The map shows where something changed; which class it was and became is left out.",
