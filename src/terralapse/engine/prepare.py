@@ -22,6 +22,7 @@ from terralapse.engine.runner import (
     TorchRunner,
     bytes_per_pixel,
     choose_precision,
+    steady_classes,
     weights_digest,
 )
 from terralapse.engine.runtimes import PACKAGES, Engine, choose_engine
@@ -120,6 +121,8 @@ def prepare(
         if wanted == "auto" and asked["engine"] in PACKAGES:
             wanted = "fp32"  # the only one that these engines compute in
         precision = choose_precision(wanted, detector, state, device, probe, detector.halo, threshold)
+        if rule is not None and wanted == "auto" and precision.name == "bf16":
+            precision = steady_classes(precision, detector, state, device, probe, rule)
         eager = TorchRunner(detector, state, device, precision.name, classes=rule is not None)
         per_pixel = _working_memory(eager, probe)
     needs = per_pixel + HELD * 8 * len(pair.bands)

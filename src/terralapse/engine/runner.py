@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from terralapse.engine.memory import MIB
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.class_maps import ClassRule
 
 SCRATCH = 2.2  # kernels' own buffers and gaps between blocks, measured: 1.9 to 2.5 times the tensors
 INVARIANT = 1e-4  # by how much a probability may depend on the tile, the batch or the threads
@@ -284,6 +285,26 @@ def choose_precision(
         "bf16 differs from fp32" if not agrees(measured) else "bf16 would make the result depend on the tiles"
     )
     return Precision("fp32", f"{why} on a window of the scene", measured)
+
+
+def steady_classes(
+    chosen: Precision,
+    detector: ChangeDetector,
+    state: dict[str, Any],
+    device: torch.device,
+    probe: np.ndarray,
+    rule: ClassRule,
+) -> Precision:
+    """bf16 as `choose_precision` chose it, or fp32 where bf16 changes the class of too many pixels of that
+    probe."""
+    known = known_core(probe, detector.halo)
+    both = [TorchRunner(detector, state, device, name, classes=True)(probe)[0] for name in ("fp32", "bf16")]
+    full, half = (rule.decide(found[1:])[:, known] for found in both)
+    flipped = float((full != half).any(axis=0).mean())
+    measured = {**chosen.measured, "share_of_classes_flipped": flipped}
+    if flipped <= SHARE_FLIPPED:
+        return Precision("bf16", chosen.why, measured)
+    return Precision("fp32", "bf16 gives other classes on a window of the scene", measured)
 
 
 def known_core(probe: np.ndarray, halo: int) -> np.ndarray:
