@@ -445,6 +445,7 @@ SCHEMES = {
         DYNAMICEARTHNET_CHANGE,
         HRSCD,
         HRSCD_CHANGE,
+        FUSU,
         WORLDCOVER,
         CHATEARTHNET,
         RULES,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from terralapse.engine.parts import LAYERS, WORK, sync_folder
+from terralapse.engine.parts import CLASS_LAYERS, LAYERS, WORK, sync_folder
 from terralapse.errors import (
     EndpointError,
     OutputExistsError,
@@ -131,7 +131,7 @@ class OutputFolder:
         if not self.resume:
             shutil.rmtree(self.staging)
             return
-        useful = {WORK, *(f"{layer}.tif" for layer in LAYERS)}
+        useful = {WORK, *(f"{layer}.tif" for layer in (*LAYERS, *CLASS_LAYERS))}
         for path in self.staging.iterdir():
             if path.name not in useful:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

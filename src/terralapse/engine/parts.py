@@ -1,8 +1,9 @@
 """What a run keeps on disk while it goes: finished parts, and the record that says whose they are.
 
-A part is one file that holds two uint8 layers (stored probability, reason). It appears under its name only
-when it is whole and on the disk, so that the name itself is the marker of a finished part. Nothing in it
-depends on when it was written: a run that was killed and went on leaves the same bytes.
+A part is one file that holds uint8 layers: stored probability, reason, and where a system gives maps of
+classes what its rule keeps of them. It appears under its name only when it is whole and on the disk, so that
+the name itself is the marker of a finished part. Nothing in it depends on when it was written: a run that was
+killed and went on leaves the same bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ import numpy as np
 
 from terralapse.engine.plan import Part, ScenePlan
 from terralapse.engine.stitch import NODATA, Piece, cut, inside, quantise
+from terralapse.engine.stitch_classes import ClassPiece
 from terralapse.errors import ModelInputError, ResumeMismatchError
 from terralapse.grid.scene import Window
 from terralapse.labels import Reason
+from terralapse.tasks.class_maps import ClassRule
 
 WORK = ".work"  # in the staging folder; `OutputFolder` leaves it out of what it publishes
 LAYERS = ("prob", "valid", "change")  # the rasters of a run, as NAME.tif
+CLASS_LAYERS = ("classes_before", "classes_after", "damage")  # those that some systems add
 _LEVEL = 1  # of zlib: parts are read once and thrown away
 _NAME = re.compile(r"part-(\d{6})")
 
@@ -45,9 +49,10 @@ class Counts:
 
 
 class PartStore:
-    """The parts of one run under `folder/.work`."""
+    """The parts of one run under `folder/.work`; `rule` is that of its maps of classes, if it has some."""
 
-    def __init__(self, folder: Path, plan: ScenePlan) -> None:
+    def __init__(self, folder: Path, plan: ScenePlan, rule: ClassRule | None = None) -> None:
+        self.rule = rule
         self.folder = folder / WORK / "parts"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.plan = plan
@@ -63,19 +68,19 @@ class PartStore:
                 path.unlink()
         return found
 
-    def write(self, part: Part, prob: np.ndarray, reason: np.ndarray, counts: Counts) -> None:
-        """Stores a part: when this returns it is on the disk, whole."""
-        layers = [zlib.compress(layer.tobytes(), _LEVEL) for layer in (prob, reason)]
-        head = {"shape": list(prob.shape), "sizes": [len(b) for b in layers], "counts": asdict(counts)}
-        write_whole(self._path(part.index), json.dumps(head).encode() + b"\n", *layers)
+    def write(self, part: Part, layers: Sequence[np.ndarray], counts: Counts) -> None:
+        """Stores a part: when this returns it is on the disk, whole. `layers` uint8 [h, w] are probability,
+        reason, and those that the rule keeps."""
+        packed = [zlib.compress(layer.tobytes(), _LEVEL) for layer in layers]
+        head = {"shape": list(layers[0].shape), "sizes": [len(b) for b in packed], "counts": asdict(counts)}
+        write_whole(self._path(part.index), json.dumps(head).encode() + b"\n", *packed)
 
-    def read(self, part: Part, layer: str) -> np.ndarray:
-        """One layer of a part as it was stored: `prob`, or `valid` for the reason."""
+    def read(self, part: Part, number: int) -> np.ndarray:
+        """One layer of a part as it was stored: 0 the probability, 1 the reason, from 2 on the classes."""
         with self._path(part.index).open("rb") as file:
             head = json.loads(file.readline())
-            skipped, size = (0, head["sizes"][0]) if layer == "prob" else head["sizes"]
-            file.seek(skipped, os.SEEK_CUR)
-            pixels = zlib.decompress(file.read(size))
+            file.seek(sum(head["sizes"][:number]), os.SEEK_CUR)
+            pixels = zlib.decompress(file.read(head["sizes"][number]))
         return np.frombuffer(pixels, np.uint8).reshape(head["shape"])
 
     def counts(self) -> Counts:
@@ -88,13 +93,20 @@ class PartStore:
         return total
 
     def windows(self, layer: str, threshold: float) -> Iterator[tuple[Window, np.ndarray]]:
-        """One layer (`prob`, `valid` or `change`), part after part."""
+        """One raster (of `LAYERS` or of the rule), part after part."""
         for part in self.plan.parts():
-            if layer in ("prob", "valid"):
-                yield part.window, self.read(part, layer)
-            else:
-                prob = self.read(part, "prob")
-                yield part.window, np.where(prob == NODATA, NODATA, prob >= cut(threshold)).astype(np.uint8)
+            if layer == "valid":
+                yield part.window, self.read(part, 1)
+                continue
+            prob = self.read(part, 0)
+            found: np.ndarray = prob
+            if layer != "prob":
+                found = prob >= cut(threshold)
+            if layer in CLASS_LAYERS:
+                assert self.rule is not None
+                ids = np.stack([self.read(part, 2 + i) for i in range(self.rule.kept)])
+                found = self.rule.raster(layer, ids, found)
+            yield part.window, np.where(prob == NODATA, NODATA, found).astype(np.uint8)
 
     def clear(self) -> None:
         """Removes all parts."""
@@ -102,6 +114,23 @@ class PartStore:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"part-{index:06d}"
+
+
+@dataclass
+class _Open:
+    """A part in the making. `decided` counts the pixels whose classes are there."""
+
+    prob: np.ndarray
+    reason: np.ndarray
+    ids: np.ndarray  # [kept, h, w]
+    counts: Counts = field(default_factory=Counts)
+    decided: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every pixel of every layer is there."""
+        size = self.prob.size
+        return sum(self.counts.reasons) == size and (self.decided == size or not len(self.ids))
 
 
 class PartWriter:
@@ -125,7 +154,7 @@ class PartWriter:
     ) -> None:
         self._store, self._todo, self._threshold, self._name = store, list(todo), threshold, name
         self._sink = sink
-        self._open: dict[int, tuple[np.ndarray, np.ndarray, Counts]] = {}
+        self._open: dict[int, _Open] = {}
 
     def take(self, piece: Piece) -> None:
         """One piece; it may reach over several parts."""
@@ -133,23 +162,40 @@ class PartWriter:
             shared = _overlap(part.window, piece.window)
             if shared is None:
                 continue
-            if part.index not in self._open:
-                shape = (part.window.height, part.window.width)
-                self._open[part.index] = np.empty(shape, np.uint8), np.empty(shape, np.uint8), Counts()
-            prob, reason, counts = self._open[part.index]
+            own = self._own(part)
             source, target = inside(shared, piece.window), inside(shared, part.window)
             taken = Piece(shared, piece.prob[source], piece.reason[source])
             self._check(taken)
             if self._sink is not None:
                 self._sink(taken)
-            prob[target] = quantise(taken.prob, taken.reason, self._threshold)
-            reason[target] = taken.reason
-            counts += _count(prob[target], taken.reason, self._threshold)
-            self._open[part.index] = prob, reason, counts
-            if sum(counts.reasons) == prob.size:
-                self._store.write(part, prob, reason, counts)
-                del self._open[part.index]
-                self._todo.remove(part)
+            own.prob[target] = quantise(taken.prob, taken.reason, self._threshold)
+            own.reason[target] = taken.reason
+            own.counts += _count(own.prob[target], taken.reason, self._threshold)
+            self._store_if_whole(part, own)
+
+    def take_classes(self, piece: ClassPiece) -> None:
+        """The classes of one piece, which may come before or after its probabilities."""
+        for part in list(self._todo):
+            shared = _overlap(part.window, piece.window)
+            if shared is not None:
+                own = self._own(part)
+                own.ids[:, *inside(shared, part.window)] = piece.ids[:, *inside(shared, piece.window)]
+                own.decided += shared.height * shared.width
+                self._store_if_whole(part, own)
+
+    def _own(self, part: Part) -> _Open:
+        if part.index not in self._open:
+            shape = (part.window.height, part.window.width)
+            kept = 0 if self._store.rule is None else self._store.rule.kept
+            layers = np.empty((2 + kept, *shape), np.uint8)
+            self._open[part.index] = _Open(layers[0], layers[1], layers[2:])
+        return self._open[part.index]
+
+    def _store_if_whole(self, part: Part, own: _Open) -> None:
+        if own.whole:
+            self._store.write(part, (own.prob, own.reason, *own.ids), own.counts)
+            del self._open[part.index]
+            self._todo.remove(part)
 
     def _check(self, piece: Piece) -> None:
         values = piece.prob[piece.reason == Reason.VALID]

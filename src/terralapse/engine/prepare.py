@@ -22,6 +22,7 @@ from terralapse.engine.runner import (
     TorchRunner,
     bytes_per_pixel,
     choose_precision,
+    steady_classes,
     weights_digest,
 )
 from terralapse.engine.runtimes import PACKAGES, Engine, choose_engine
@@ -38,6 +39,7 @@ TILE_MEMORY = 1152 * memory.MIB  # working memory of the network; the whole proc
 GPU_MEMORY = 4096 * memory.MIB  # the same on a GPU, whose memory is its own
 HELD = 4  # copies of a tile's pixels that are held for each that is computed: read ahead, put together
 THREADS_GAIN = 0.4  # n threads on one tile are n ** 0.4 times as fast as one: 1.3 for two, measured
+HELD_PLANES = 8  # copies of a tile's planes of classes, float32: computed, waiting to be stored, and sums
 BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 
 
@@ -98,7 +100,9 @@ def prepare(
     """What is decided once, as it is kept on disk: state, threshold, precision, plan, engine, batch.
 
     The plan is that of torch whichever engine computes it, so that engines are compared on the same tiles.
+    `asked` has `classes` where maps of classes are wanted.
     """
+    rule = detector.class_maps if asked.get("classes") else None
     started = time.perf_counter()
     looking = REMOTE_READERS if pair.remote else min(4, threads)  # nothing else runs yet
     sample = sample_of(pair, looking, report)
@@ -117,8 +121,13 @@ def prepare(
         if wanted == "auto" and asked["engine"] in PACKAGES:
             wanted = "fp32"  # the only one that these engines compute in
         precision = choose_precision(wanted, detector, state, device, probe, detector.halo, threshold)
-        per_pixel = _working_memory(TorchRunner(detector, state, device, precision.name), probe)
+        if rule is not None and wanted == "auto" and precision.name == "bf16":
+            precision = steady_classes(precision, detector, state, device, probe, rule)
+        eager = TorchRunner(detector, state, device, precision.name, classes=rule is not None)
+        per_pixel = _working_memory(eager, probe)
     needs = per_pixel + HELD * 8 * len(pair.bands)
+    if rule is not None:
+        needs += HELD_PLANES * 4 * rule.planes
     plan, workers = cut(pair.shape, detector, asked["tile"], needs, threads, device)
     if probe is not None:
         engine = choose_engine(
@@ -131,6 +140,7 @@ def prepare(
             threshold,
             threads,
             plan.computed_pixels(),
+            classes=rule is not None,
         )
     if engine.name in PACKAGES:
         workers = 1  # these bring their own threads

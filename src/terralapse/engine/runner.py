@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from terralapse.engine.memory import MIB
 from terralapse.errors import ModelInputError, SettingError
 from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.class_maps import ClassRule
 
 SCRATCH = 2.2  # kernels' own buffers and gaps between blocks, measured: 1.9 to 2.5 times the tensors
 INVARIANT = 1e-4  # by how much a probability may depend on the tile, the batch or the threads
@@ -34,7 +35,8 @@ SHARE_FLIPPED = 0.005  # pixels that change sides of the threshold, likewise
 class Runner(Protocol):
     """Computes tiles.
 
-    `images` float32 [B, 2, C, h, w], NaN where a date cannot be used; returns float32 [B, h, w].
+    `images` float32 [B, 2, C, h, w], NaN where a date cannot be used; returns float32 [B, h, w], or
+    [B, 1 + planes, h, w] from one that gives the planes of classes after the probability.
 
     Raises:
         MemoryError: the batch is too large for the device; nothing else is raised for that reason.
@@ -44,13 +46,20 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """A detector in this process, in inference mode, on one device, in one precision."""
+    """A detector in this process, in inference mode, on one device, in one precision; with `classes`, the
+    planes of its classes follow the probability."""
 
     def __init__(
-        self, detector: ChangeDetector, state: dict[str, Any], device: torch.device, precision: str
+        self,
+        detector: ChangeDetector,
+        state: dict[str, Any],
+        device: torch.device,
+        precision: str,
+        classes: bool = False,
     ) -> None:
         self.detector = detector.to(device)
         self.state, self.device, self.precision = state, device, precision
+        self.rule = detector.class_maps if classes else None
         for network in networks(detector):
             network.eval()
             for layer in network.modules():
@@ -75,15 +84,24 @@ class TorchRunner:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with torch.inference_mode(), half:
             tensor = tensor.to(self.device, non_blocking=True)
-            prob = self.detector.predict(tensor, ~tensor.isnan().any(dim=2), self.state)
+            usable = ~tensor.isnan().any(dim=2)
             wanted = (len(images), *images.shape[-2:])
-            if prob.shape != wanted:
-                raise ModelInputError(
-                    self.detector.card.slug,
-                    f"returned {tuple(prob.shape)} for tiles of {wanted}",
-                    "This is a fault of the system, not of the input.",
-                )
-            return prob.float().cpu().numpy()
+            if self.rule is None:
+                return self._checked(self.detector.predict(tensor, usable, self.state), wanted)
+            prob, planes = self.detector.predict_classes(tensor, usable, self.state)
+            found = np.empty((len(images), 1 + self.rule.planes, *wanted[1:]), np.float32)
+            found[:, 0] = self._checked(prob, wanted)
+            found[:, 1:] = self._checked(planes, (len(images), self.rule.planes, *wanted[1:]))
+            return found
+
+    def _checked(self, given: torch.Tensor, wanted: tuple[int, ...]) -> np.ndarray:
+        if given.shape != wanted:
+            raise ModelInputError(
+                self.detector.card.slug,
+                f"returned {tuple(given.shape)} for tiles of {wanted}",
+                "This is a fault of the system, not of the input.",
+            )
+        return given.float().cpu().numpy()
 
 
 class Backoff:
@@ -107,7 +125,8 @@ class Backoff:
         self._lock = threading.Lock()
 
     def __call__(self, tiles: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Probabilities [h, w] of tiles [2, C, h, w] of one shape; only cores count when seams are exact."""
+        """What the runner gives, [h, w] or [planes, h, w], of tiles [2, C, h, w] of one shape; only cores
+        count when seams are exact."""
         done: list[np.ndarray] = []
         while len(done) < len(tiles):
             batch, pieces = self.batch, self.pieces
@@ -127,13 +146,17 @@ class Backoff:
 
     def _in_pieces(self, tile: np.ndarray, pieces: int) -> np.ndarray:
         height, width = tile.shape[-2:]
-        prob = np.full((height, width), np.nan, np.float32)
+        prob: np.ndarray | None = None
         for y0, y1 in self._cuts(height, pieces):
             for x0, x1 in self._cuts(width, pieces):
                 piece = tile[None, ..., y0 : y1 + 2 * self.halo, x0 : x1 + 2 * self.halo]
                 found = self.run(np.ascontiguousarray(piece))[0]
+                if prob is None:
+                    prob = np.full((*found.shape[:-2], height, width), np.nan, np.float32)
                 core = slice(self.halo, self.halo + y1 - y0), slice(self.halo, self.halo + x1 - x0)
-                prob[self.halo + y0 : self.halo + y1, self.halo + x0 : self.halo + x1] = found[core]
+                at = slice(self.halo + y0, self.halo + y1), slice(self.halo + x0, self.halo + x1)
+                prob[..., *at] = found[..., *core]
+        assert prob is not None  # a tile has a core
         return prob
 
     def _cuts(self, side: int, pieces: int) -> Iterator[tuple[int, int]]:
@@ -262,6 +285,26 @@ def choose_precision(
         "bf16 differs from fp32" if not agrees(measured) else "bf16 would make the result depend on the tiles"
     )
     return Precision("fp32", f"{why} on a window of the scene", measured)
+
+
+def steady_classes(
+    chosen: Precision,
+    detector: ChangeDetector,
+    state: dict[str, Any],
+    device: torch.device,
+    probe: np.ndarray,
+    rule: ClassRule,
+) -> Precision:
+    """bf16 as `choose_precision` chose it, or fp32 where bf16 changes the class of too many pixels of that
+    probe."""
+    known = known_core(probe, detector.halo)
+    both = [TorchRunner(detector, state, device, name, classes=True)(probe)[0] for name in ("fp32", "bf16")]
+    full, half = (rule.decide(found[1:])[:, known] for found in both)
+    flipped = float((full != half).any(axis=0).mean())
+    measured = {**chosen.measured, "share_of_classes_flipped": flipped}
+    if flipped <= SHARE_FLIPPED:
+        return Precision("bf16", chosen.why, measured)
+    return Precision("fp32", "bf16 gives other classes on a window of the scene", measured)
 
 
 def known_core(probe: np.ndarray, halo: int) -> np.ndarray:

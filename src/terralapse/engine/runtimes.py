@@ -111,21 +111,24 @@ def runner_of(
     device: torch.device,
     precision: str,
     threads: int,
+    classes: bool = False,
 ) -> Runner:
-    """The runner of an engine.
+    """The runner of an engine; with `classes` it gives the planes of classes too, which graphs do not have.
 
     Raises:
-        SettingError: it cannot run this detector on this device in this precision.
+        SettingError: it cannot run this detector on this device in this precision, or gives no classes.
         MissingExtraError: it is not installed.
         ModelInputError: the detector cannot be expressed as a graph.
     """
     if name == "torch":
-        return TorchRunner(detector, state, device, precision)
+        return TorchRunner(detector, state, device, precision, classes)
     if fault := unfit(name, detector, device, precision):
         raise SettingError(f"engine {name}", fault, "Leave --engine out, or give --engine torch.")
     assert isinstance(detector, NetworkDetector)
     if name == "compile":
-        return TorchRunner(_compiled(detector), state, device, precision)
+        return TorchRunner(_compiled(detector), state, device, precision, classes)
+    if classes:
+        raise SettingError(f"engine {name}", "computes no maps of classes", "Give --engine torch.")
     for package in PACKAGES[name]:
         exported.need(package, "openvino" if package == "openvino" else "export")
     return GraphRunner(detector, state, open_graph(name, detector, "stretch" in state, threads))
@@ -206,6 +209,7 @@ def choose_engine(
     threshold: float,
     threads: int,
     work: int,
+    classes: bool = False,
 ) -> Engine:
     """Which engine computes a scene.
 
@@ -214,6 +218,7 @@ def choose_engine(
         precision: what torch would compute in.
         probe: float32 [1, 2, C, h, w], a window of the scene, as in `runner.choose_precision`.
         work: pixels that go through the network.
+        classes: whether maps of classes are wanted, which graphs cannot give.
 
     Raises:
         SettingError: `requested` is not known or cannot run the detector here.
@@ -230,7 +235,7 @@ def choose_engine(
     if requested != "auto":
         return Engine(requested, "asked for", {requested: trial.compared(requested)})
     others = [n for n in NAMES[1:] if _installed(n) and not unfit(n, detector, device, precision.name)]
-    if not detector.exact:  # scans and attention over a tile: to trace them for any size can take minutes
+    if classes or not detector.exact:  # scans and attention over a tile take minutes to trace for any size
         others = [n for n in others if n not in PACKAGES]
     if not others:
         return Engine("torch", "no other engine is installed that can be made ready soon for this", {})

@@ -1,4 +1,4 @@
-"""From an aligned pair and a detector to three rasters on disk, in memory that the scene does not decide.
+"""From an aligned pair and a detector to rasters on disk, in memory that the scene does not decide.
 
 Three stages overlap: threads read the pair, a crew of threads runs the network, each on a tile of its own,
 and another thread stitches, quantises and stores. At the end the parts become cloud-optimised GeoTIFFs.
@@ -23,6 +23,7 @@ from terralapse.engine import memory
 from terralapse.engine.crew import Crew
 from terralapse.engine.output import require_space
 from terralapse.engine.parts import (
+    CLASS_LAYERS,
     LAYERS,
     PartStore,
     PartWriter,
@@ -40,15 +41,17 @@ from terralapse.engine.prepare import (
     reader_count,
 )
 from terralapse.engine.runner import Backoff, choose_device, torch_settings
-from terralapse.engine.runtimes import runner_of
+from terralapse.engine.runtimes import PACKAGES, runner_of
 from terralapse.engine.sample import sample_of
 from terralapse.engine.stitch import NODATA, Blend, Crop, Piece
+from terralapse.engine.stitch_classes import BlendClasses, CropClasses
 from terralapse.engine.tiles import TileReader
 from terralapse.grid.cog import write_cog
 from terralapse.grid.pair import Pair, PairBlock
 from terralapse.grid.scene import Window
 from terralapse.labels import BINARY_CHANGE, VALIDITY, Reason
 from terralapse.tasks.change import ChangeDetector
+from terralapse.tasks.class_maps import ClassRule
 
 __all__ = ["SceneResult", "predict_scene", "sample_of"]
 
@@ -58,7 +61,7 @@ REMOTE_AHEAD = 4  # tiles read before they are needed, at least, where reading i
 WRITE_BEHIND = 3  # tiles computed but not yet stored
 
 _Given = tuple[Tile, np.ndarray | None, np.ndarray]  # images, or None where nothing is valid; reason
-_Computed = tuple[Tile, np.ndarray | None, np.ndarray]  # probability, or None likewise; reason
+_Computed = tuple[Tile, np.ndarray | None, np.ndarray]  # what the runner gives, or None likewise; reason
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class SceneResult:
     """What a run did. `as_dict` is the `scene` entry of `run.json`.
 
     Attributes:
-        folder: holds `prob.tif`, `valid.tif`, `change.tif`.
+        folder: holds `prob.tif`, `valid.tif`, `change.tif`, and the rasters of `classes`.
         threshold: probability from which a pixel counts as changed.
         state: what the detector's `fit` returned.
         valid_pixels, changed_pixels: counts over the scene; `reasons` splits all pixels by `Reason` name.
@@ -79,6 +82,7 @@ class SceneResult:
         seconds: `fit`, `predict` and `write` on the clock; `read`, `network` and `store` are the time that
             the stages of `predict` were busy, which overlap.
         peak_rss: bytes, of the process until now.
+        classes: names of the maps of classes that were written, without their ending.
     """
 
     folder: Path
@@ -102,6 +106,7 @@ class SceneResult:
     events: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss: int = 0
+    classes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the folder and the state, which stand elsewhere in `run.json`."""
@@ -130,6 +135,10 @@ def predict_scene(
     (`labels.BINARY_CHANGE`, 255 nodata) and equals `prob.tif * 0.005 >= threshold`. `valid.tif` is uint8
     (`labels.Reason`). A detector may say `exact = False` when no halo makes its tiles independent (attention
     over the image, normalisation by its content): its tiles are then blended over the halo.
+
+    The same pass gives the maps of classes of a detector that knows some, as its `class_maps` says:
+    `classes_before.tif` and `classes_after.tif`, or `damage.tif`, uint8 in the scheme of its card, 255 where
+    nothing is known. Graphs (`openvino`, `onnx`) hold change alone: these engines make no such maps.
 
     Args:
         detector: with its weights.
@@ -165,18 +174,23 @@ def predict_scene(
         "precision": precision,
         "engine": engine,
     }
+    rule = None if engine in PACKAGES else detector.class_maps
+    if rule is not None:  # what knows change alone is identified as ever
+        asked["classes"] = True
     with torch_settings(threads) as used:
         where = choose_device(device)
         identity = digest(identity_of(detector, pair, asked))
         record = earlier(folder, identity) if resume else None
         if record is None:
             clear_records(folder)
+            for name in CLASS_LAYERS:
+                (folder / f"{name}.tif").unlink(missing_ok=True)
             require_space(folder, pair.shape[0] * pair.shape[1] // 2)
             record = prepare(detector, pair, asked, where, used, report) | {"identity": identity}
             save_record(folder, "plan", record)
-        elif (finished := load_record(folder, "done")) is not None and _all_there(folder):
+        elif (finished := load_record(folder, "done")) is not None and _all_there(folder, finished):
             return SceneResult(folder=folder, state=record["state"], **finished)
-        run = _Run(detector, pair, folder, record, where, used, report, sink)
+        run = _Run(detector, pair, folder, record, where, used, report, sink, rule)
         with memory.big_blocks_stay():
             run.compute()
         result = run.write()
@@ -185,8 +199,8 @@ def predict_scene(
     return result
 
 
-def _all_there(folder: Path) -> bool:
-    return all((folder / f"{layer}.tif").is_file() for layer in LAYERS)
+def _all_there(folder: Path, finished: dict[str, Any]) -> bool:
+    return all((folder / f"{layer}.tif").is_file() for layer in (*LAYERS, *finished["classes"]))
 
 
 # --- tile after tile -------------------------------------------------------------------------------
@@ -203,16 +217,25 @@ class _Run:
         threads: int,
         report: Progress,
         sink: Sink | None,
+        rule: ClassRule | None,
     ) -> None:
         self.pair, self.folder, self.record, self.report, self.sink = pair, folder, record, report, sink
         self.detector, self.device, self.threads = detector, device, threads
         self.plan = ScenePlan.from_dict(record["plan"])
         self.threshold: float = record["threshold"]
-        self.store = PartStore(folder, self.plan)
+        self.rule = rule
+        self.rasters = LAYERS if rule is None else (*LAYERS, *rule.rasters)
+        self.store = PartStore(folder, self.plan, rule)
         self.exact = self.plan.seams is Seams.EXACT
         self.workers = min(record["workers"], threads)
         runner = runner_of(
-            record["engine"]["name"], detector, record["state"], device, record["precision"]["name"], threads
+            record["engine"]["name"],
+            detector,
+            record["state"],
+            device,
+            record["precision"]["name"],
+            threads,
+            classes=rule is not None,
         )
         self.predict = Backoff(runner, record["batch"], self.plan.halo, self.plan.multiple, self.exact)
         self.skipped = self.resumed = 0
@@ -256,6 +279,9 @@ class _Run:
         stitch = Crop() if self.exact else Blend(self.plan, lane, min(rows))
         writer = PartWriter(self.store, todo, self.threshold, self.detector.card.slug, self.sink)
         own = range(*self.plan.lane(lane))
+        decide = None
+        if self.rule is not None:
+            decide = CropClasses(self.rule) if self.exact else BlendClasses(self.plan, lane, self.rule)
 
         def finish(pieces: Iterator[Piece]) -> None:
             since = time.perf_counter()
@@ -263,10 +289,20 @@ class _Run:
                 writer.take(piece)
             self.busy["store"] += time.perf_counter() - since
 
-        for tile, prob, reason in self._predicted(sorted(rows), lane, readers, crew):
-            storing.submit(lambda t=tile, p=prob, r=reason: finish(stitch.add(t, p, r)))
+        def add(tile: Tile, found: np.ndarray | None, reason: np.ndarray) -> None:
+            if decide is None:
+                finish(stitch.add(tile, found, reason))
+                return
+            finish(stitch.add(tile, None if found is None else found[0], reason))
+            since = time.perf_counter()
+            for piece in decide.add(tile, None if found is None else found[1:]):
+                writer.take_classes(piece)
+            self.busy["store"] += time.perf_counter() - since
+
+        for tile, found, reason in self._predicted(sorted(rows), lane, readers, crew):
+            storing.submit(partial(add, tile, found, reason))
             if tile.row in wanted and tile.col in own:
-                self.skipped += prob is None
+                self.skipped += found is None
                 yield tile.core.height * tile.core.width
         storing.submit(lambda: finish(stitch.end_lane()))
         storing.wait()
@@ -274,7 +310,7 @@ class _Run:
     def _predicted(
         self, rows: list[int], lane: int, readers: ThreadPoolExecutor, crew: Crew
     ) -> Iterator[_Computed]:
-        """Tiles with their probabilities, in order, computed batch by batch and side by side. A batch never
+        """Tiles with what the runner gives, in order, computed batch by batch and side by side. A batch never
         reaches over a row, so that a resumed run computes the same batches."""
         flying: deque[tuple[list[_Given], Future[tuple[list[np.ndarray], float]]]] = deque()
         batch: list[_Given] = []
@@ -292,7 +328,7 @@ class _Run:
             yield from self._landed(*flying.popleft())
 
     def _network(self, batch: list[_Given]) -> tuple[list[np.ndarray], float]:
-        """The probabilities of the tiles of a batch that have any valid pixel, and the seconds it took."""
+        """What the runner gives for those tiles of a batch that have any valid pixel, and the seconds."""
         since = time.perf_counter()
         tiles = [images for _, images, _ in batch if images is not None]
         return self.predict(tiles), time.perf_counter() - since
@@ -317,7 +353,7 @@ class _Run:
 
     # --- after the last tile -----------------------------------------------------------------------
     def write(self) -> SceneResult:
-        """The parts as three rasters, and what was done."""
+        """The parts as rasters, and what was done."""
         started = time.perf_counter()
         tags = {
             "TERRALAPSE_MODEL": self.detector.card.slug,
@@ -327,15 +363,19 @@ class _Run:
             "TERRALAPSE_ENGINE": self.record["engine"]["name"],
             "TERRALAPSE_SEAMS": str(self.plan.seams),
         }
-        for number, layer in enumerate(LAYERS):  # one by one: drafts of all at once would fill GDAL's cache
-            self.report("write", number, len(LAYERS))
+        count = len(self.rasters)
+        for number, layer in enumerate(self.rasters):  # one by one: drafts of all would fill GDAL's cache
+            self.report("write", number, count)
             self._write(layer, tags)
-        self.report("write", len(LAYERS), len(LAYERS))
+        self.report("write", count, count)
         self.seconds["write"] = time.perf_counter() - started
         return self._result()
 
     def _write(self, layer: str, tags: dict[str, str]) -> None:
         probability = layer == "prob"
+        scheme = {"valid": VALIDITY, "change": BINARY_CHANGE}.get(layer)
+        if self.rule is not None and layer in self.rule.rasters:
+            scheme = self.rule.scheme
         write_cog(
             self.store.windows(layer, self.threshold),
             self.folder / f"{layer}.tif",
@@ -343,7 +383,7 @@ class _Run:
             kind="continuous" if probability else "class",
             dtype="uint8",
             nodata=None if layer == "valid" else NODATA,
-            scheme={"valid": VALIDITY, "change": BINARY_CHANGE}.get(layer),
+            scheme=scheme,
             scale=0.005 if probability else 1.0,
             descriptions=[_DESCRIPTIONS[layer]],
             tags=tags,
@@ -382,6 +422,7 @@ class _Run:
             events=self.predict.events,
             seconds={name: round(value, 3) for name, value in seconds.items()},
             peak_rss=memory.peak_rss(),
+            classes=[] if self.rule is None else list(self.rule.rasters),
         )
 
 
@@ -392,7 +433,14 @@ def _belong(batch: list[_Given], tile: Tile, images: np.ndarray | None, most: in
     return alike and tile.row == batch[0][0].row and len(computed) < most and len(batch) < 4 * most
 
 
-_DESCRIPTIONS = {"prob": "probability of change", "valid": "why a pixel is masked", "change": "change"}
+_DESCRIPTIONS = {
+    "prob": "probability of change",
+    "valid": "why a pixel is masked",
+    "change": "change",
+    "classes_before": "classes before",
+    "classes_after": "classes after",
+    "damage": "damage of buildings",
+}
 
 
 class _Behind:

@@ -87,8 +87,8 @@ class Blend:
         seen = tile.read.clip(plan.height, self._x1)
         left = max(seen.col, self._x0)
         seen = Window(seen.row, left, seen.height, seen.col + seen.width - left)
-        down = _ramp(tile.read.height, plan.halo, tile.row > 0, tile.row < plan.rows - 1)
-        along = _ramp(tile.read.width, plan.halo, tile.col > 0, tile.col < plan.cols - 1)
+        down = ramp(tile.read.height, plan.halo, tile.row > 0, tile.row < plan.rows - 1)
+        along = ramp(tile.read.width, plan.halo, tile.col > 0, tile.col < plan.cols - 1)
         rows, cols = inside(seen, tile.read)
         weight = down[rows, None] * along[None, cols]
         at = inside(seen, here)
@@ -115,7 +115,7 @@ class Blend:
         self._y0 = top
 
 
-def _ramp(length: int, halo: int, before: bool, after: bool) -> np.ndarray:
+def ramp(length: int, halo: int, before: bool, after: bool) -> np.ndarray:
     """Weights along one side of a tile: up over `2 halo` pixels, one, down again. No neighbour, no ramp."""
     weights = np.ones(length, np.float32)
     if halo:

@@ -46,9 +46,22 @@ class ClassMaps:
         return () if self.scheme is None else tuple(c for c in self.scheme.classes if not _mute(c))
 
     @property
+    def rasters(self) -> dict[str, tuple[ClassScheme, str]]:
+        """Scheme and title of each map, by the name of its file."""
+        found: dict[str, tuple[ClassScheme, str]] = {}
+        if self.scheme is not None:
+            found = {BEFORE: (self.scheme, "Classes before"), AFTER: (self.scheme, "Classes after")}
+        return found | ({DAMAGED: (DAMAGE, "Damage of buildings")} if self.damage else {})
+
+    @property
     def whole(self) -> bool:
         """Whether the maps hold the class of every pixel, not only of those that changed."""
         return self.scheme is not None and not any(c.name == "unchanged" for c in self.scheme.classes)
+
+
+def silent(scheme: ClassScheme) -> tuple[int, ...]:
+    """The values that a map shows as nothing: places without a class, or without a building."""
+    return tuple(c.value for c in scheme.classes if c.value == 0 and (_mute(c) or c.name == "background"))
 
 
 def _mute(c: LabelClass) -> bool:

@@ -523,7 +523,18 @@ def _summary(facts: Facts, f: Findings) -> Iterator[str]:
         yield "{share.masked} of the area could not be compared."
     if f.tally.changed_pixels:
         yield facts["confidence.false" if "confidence.false" in facts else "confidence.calibration"].template
+    yield from said_of_classes(facts)
     yield "{alignment.verdict}"
+
+
+def said_of_classes(facts: Facts) -> Iterator[str]:
+    """Templates for the summary: the transition that covers most, and how many buildings are damaged, where
+    there are such maps."""
+    moved = [f for k, f in facts.facts.items() if k.startswith("transition.") and not k.endswith(".share")]
+    if moved:
+        yield max(moved, key=lambda f: f.value).template
+    if "damage.buildings" in facts and facts["damage.buildings"].value:
+        yield facts["damage.any.count"].template
 
 
 _GROUPS = (

@@ -24,6 +24,7 @@ from terralapse.grid.areas import Compass, on_ground
 from terralapse.grid.scene import Window
 from terralapse.labels import VALIDITY, Reason
 from terralapse.products import charts, imagery, units
+from terralapse.products.class_view import class_views
 from terralapse.products.facts import Facts
 from terralapse.products.findings import Findings
 from terralapse.products.graticule import metres_per_pixel
@@ -105,7 +106,7 @@ def _context(f: Findings, facts: Facts) -> dict[str, Any]:
         "software": software(),
         "timings": run.timings,
         "command": command(run),
-        "downloads": _DOWNLOADS,
+        "downloads": _downloads(f),
         "georeferenced": f.unit != "px",
         "units": units,
     }
@@ -227,6 +228,13 @@ def _method(f: Findings, facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
+def _downloads(f: Findings) -> list[tuple[str, str, str]]:
+    """File, title, kind; the maps of classes after those of change."""
+    maps = {} if f.run.classes is None else f.run.classes.rasters
+    more = [(name, title, "Cloud-optimised GeoTIFF, class ids") for name, (_, title) in maps.items()]
+    return [*_DOWNLOADS[:4], *more, *_DOWNLOADS[4:]]
+
+
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return [(k, str(v)) for k, v in settings.items() if v is not None and k != "choice"]
 
@@ -279,6 +287,7 @@ def _viewer(f: Findings) -> dict[str, Any]:
         "change": imagery.data_uri(imagery.change_layer(layers.changed), quality=None),
         "probability": imagery.data_uri(imagery.probability_layer(layers.probability), quality=60),
         "masked": imagery.data_uri(masked, quality=None) if masked[..., 3].any() else None,
+        "classes": _classes(f),
         "paths": paths,
         "rest": rest,
         "look": pictures.look.text,
@@ -291,6 +300,22 @@ def _viewer(f: Findings) -> dict[str, Any]:
             "lattice": _lattice(f),
         },
     }
+
+
+def _classes(f: Findings) -> list[dict[str, Any]]:
+    """The maps of classes as layers, each with the classes that occur in it."""
+    run = f.run
+    if run.classes is None:
+        return []
+    return [
+        {
+            "name": view.name,
+            "title": view.title,
+            "picture": imagery.data_uri(view.picture, quality=None),
+            "legend": view.legend,
+        }
+        for view in class_views(run.folder, run.classes, run.pair.geobox, f.pictures.geobox)
+    ]
 
 
 def _picture(picture: np.ndarray, alpha: np.ndarray) -> str:

@@ -22,8 +22,8 @@ class ChangeRun:
     `folder` holds `change.tif`, `prob.tif` and `valid.tif` (see `terralapse.engine.scene`). `state` is what
     the detector's `fit` returned; `alignment` is the content of `alignment.json`; `scene` holds the engine's
     own record (tile, batch, precision, pixels, seconds). `warnings` are the notes of level `warning` that a
-    reader of the report must see; `notes` all others. `classes`
-    says which maps of classes or damage lie beside the rasters, if any.
+    reader of the report must see; `notes` all others. `classes` says which maps of classes or damage lie
+    beside the rasters, if any.
     """
 
     run_id: str

@@ -55,11 +55,13 @@ def item(run: ChangeRun, files: list[str]) -> dict[str, Any] | None:
         run: with its three rasters in the folder.
         files: the names of the files that the finished folder holds.
     """
+    maps = {} if run.classes is None else run.classes.rasters
+    known = _FILES | {name: (title, COG, ["data"]) for name, (_, title) in maps.items()}
     times = [i.time for i in (run.pair.before, run.pair.after) if i.time is not None]
     return describe(
         run.folder,
-        {name: _FILES[name] for name in files if name in _FILES},
-        _SCHEMES,
+        {name: known[name] for name in files if name in known},
+        _SCHEMES | {name: scheme for name, (scheme, _) in maps.items()},
         geobox=run.pair.geobox,
         run_id=run.run_id,
         title=f"Change between {run.pair.before.name} and {run.pair.after.name}",

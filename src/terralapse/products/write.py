@@ -9,6 +9,7 @@ from typing import Any
 
 from terralapse.labels import BINARY_CHANGE, VALIDITY
 from terralapse.products import stac
+from terralapse.products.class_facts import silent
 from terralapse.products.facts import Facts, collect, write_facts
 from terralapse.products.findings import Findings, find
 from terralapse.products.imagery import write_preview
@@ -33,7 +34,8 @@ def write_products(run: ChangeRun, progress: Progress | None = None) -> dict[str
     bytes. Memory is bounded by a strip of the rasters and by the number of polygons.
 
     Args:
-        run: its folder holds `change.tif`, `prob.tif` and `valid.tif`. `settings["geojson"]` asks for
+        run: its folder holds `change.tif`, `prob.tif` and `valid.tif`, and the maps that its `classes` name.
+            `settings["geojson"]` asks for
             `change.geojson` too.
             `settings["pictures"]` of False leaves out what is for looking at.
         progress: called as `progress("products", done, 100)`.
@@ -112,6 +114,8 @@ def _write_styles(run: ChangeRun) -> None:
         "valid.qml": class_style(VALIDITY, (0,)),
         "prob.qml": probability_style(PROB_STEPS),
     }
+    for name, (scheme, _) in ({} if run.classes is None else run.classes.rasters).items():
+        styles[name.replace(".tif", ".qml")] = class_style(scheme, silent(scheme))
     for name, text in styles.items():
         (run.folder / name).write_text(text, encoding="utf-8")
 

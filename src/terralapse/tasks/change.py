@@ -11,6 +11,7 @@ from torch import Tensor
 
 from terralapse.cards import Card
 from terralapse.grid.pair import PairSample
+from terralapse.tasks.class_maps import ClassRule
 
 
 @dataclass
@@ -75,6 +76,20 @@ class ChangeDetector(ABC):
         Returns:
             float32 [B, H, W] in 0..1; what it says where not valid is not used.
         """
+
+    @property
+    def class_maps(self) -> ClassRule | None:
+        """How maps of classes come from what `predict_classes` gives; None for a system that knows none."""
+        return None
+
+    def predict_classes(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What `predict` gives, bit for bit, and from the same pass the planes of `class_maps`.
+
+        Returns:
+            float32 [B, H, W] and [B, planes, H, W], no plane where there are no classes.
+        """
+        prob = self.predict(images, valid, state)
+        return prob, prob.new_zeros((len(prob), 0, *prob.shape[1:]))
 
     def to(self, device: torch.device | str) -> ChangeDetector:
         """Moves the weights, if there are any."""

@@ -29,6 +29,12 @@ class DamageOutput:
         both = both.clamp(max=-1e-6)
         return ChangeOutput(both - torch.log(-torch.expm1(both)))
 
+    def class_probabilities(self) -> Tensor:
+        """float [B, 6, H, W]: of ground and building, which sum to one, and of the four grades, which do too;
+        see `terralapse.tasks.class_maps.DamageRule`."""
+        parts = (self.building, self.damage[:, 1:])
+        return torch.cat([x.float().softmax(dim=1) for x in parts], dim=1)
+
     def maps(self) -> tuple[Tensor, Tensor]:
         """Building int64 [B, H, W] of 0 and 1, and damage of 1..4, for every pixel (as the scorers want it:
         they mask it with the building)."""

@@ -16,6 +16,7 @@ from terralapse.grid.pair import PairSample
 from terralapse.layers.padding import pad_to_multiple
 from terralapse.sensors import Unit
 from terralapse.tasks.change import ChangeDetector, ChangeOutput
+from terralapse.tasks.class_maps import ClassRule, rule_of
 
 Target = Mapping[str, Tensor]
 
@@ -158,19 +159,39 @@ class NetworkDetector(NetworkSystem, ChangeDetector):
 
     def predict(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
         """Calibrated probability of change, float32 [B, H, W]; see `ChangeDetector.predict`."""
+        return self._predicted(images, valid, state, 0)[0]
+
+    @property
+    def class_maps(self) -> ClassRule | None:
+        """That of the card."""
+        return rule_of(self.card)
+
+    def predict_classes(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Change and the planes of the classes; see `ChangeDetector.predict_classes`."""
+        rule = self.class_maps
+        return self._predicted(images, valid, state, 0 if rule is None else rule.planes)
+
+    def _predicted(
+        self, images: Tensor, valid: Tensor, state: dict[str, Any], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The probability of change, and `count` planes of classes; zero where the network did not look."""
         with torch.inference_mode():
             picked = images[:, :, state["bands"]]
             usable = valid.all(dim=1) & ~picked.isnan().any(dim=(1, 2))
             found = images.new_zeros(usable.shape, dtype=torch.float32)
+            planes = images.new_zeros((len(found), count, *found.shape[1:]), dtype=torch.float32)
             if not usable.any():
-                return found
+                return found, planes
             # A network that sees a whole tile must not be shown the void around a scene.
             area = _bounds(usable)
             picked, usable = picked[..., *area], usable[:, *area]
             normal = self.normalise(picked, None if usable.all() else usable, state)
             given = self.extras_of(images[..., *area], state)
-            found[:, *area] = self.forward(normal, **given).change().probability(state["temperature"])
-            return found
+            output = self.forward(normal, **given)
+            found[:, *area] = output.change().probability(state["temperature"])
+            if count:
+                planes[:, :, *area] = output.class_probabilities()
+            return found, planes
 
     def traced(self, normal: Tensor, usable: Tensor, **extras: Tensor) -> Tensor:
         """Calibrated probability [B, H, W] of normalised images whose sides are multiples of `multiple`,

@@ -24,6 +24,11 @@ class SemanticChangeOutput:
         """The binary part."""
         return ChangeOutput.of_classes(self.classes)
 
+    def class_probabilities(self) -> Tensor:
+        """float [B, 2 (K - 1), H, W]: of the classes 1..K-1 of the earlier date and then of the later one,
+        each summing to one; see `terralapse.tasks.class_maps.SemanticRule`."""
+        return torch.cat([x[:, 1:].float().softmax(dim=1) for x in (self.before, self.after)], dim=1)
+
     def maps(self, argmax_over_zero: bool = False) -> tuple[Tensor, Tensor]:
         """Class ids int64 [B, H, W] of both dates, 0 where no change is predicted.
 
@@ -48,6 +53,10 @@ class FullMapsOutput(SemanticChangeOutput):
     """
 
     series: Tensor | None = None
+
+    def class_probabilities(self) -> Tensor:
+        """float [B, 2 K, H, W]: of the classes 1..K of both dates."""
+        return torch.cat([x.float().softmax(dim=1) for x in (self.before, self.after)], dim=1)
 
     def full_maps(self) -> tuple[Tensor, Tensor]:
         """Class ids int64 [B, H, W] of 1..K of both dates, everywhere."""

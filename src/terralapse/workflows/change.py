@@ -21,14 +21,17 @@ from terralapse.labels import RULES
 from terralapse.workflows import choose
 
 if TYPE_CHECKING:
+    from terralapse.engine.scene import SceneResult
     from terralapse.grid.align import AlignedPair
     from terralapse.grid.map_before import MapSource
+    from terralapse.products.class_facts import ClassMaps
     from terralapse.products.result import ChangeResult
     from terralapse.tasks.change import ChangeDetector
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
+GRAPHS = ("openvino", "onnx")  # engines that hold change alone
 RULES_MAP = "rules"  # in place of a file: the map is made from the earlier image
 
 
@@ -58,7 +61,7 @@ class ChangeSettings:
         tile, batch, threads: how the scene is cut and computed; they do not change the result.
         device: `auto`, `cpu`, `cuda`, `mps`.
         precision: `auto`, `fp32`, `bf16`.
-        engine: `auto`, `torch`, `compile`, `openvino`, `onnx`.
+        engine: `auto`, `torch`, `compile`, `openvino`, `onnx`; the last two give no maps of classes.
         seed: of everything random.
     """
 
@@ -207,7 +210,6 @@ def _run(
         lap("align")
         warnings = [n for n in pair.notes if n.level == "warning"]
         warnings += choose.misfits(choice.card.inputs, first.info, second.info, pair.report.resolution_m)
-        warnings += _partial(choice.card)
         result = predict_scene(
             detector,
             shown,
@@ -223,6 +225,8 @@ def _run(
             progress=progress,
         )
         say(f"Computed by {result.engine['name']}: {result.engine['why']}.")
+        maps = _class_maps(detector, result.classes)
+        warnings += _partial(choice.card, result)
         _refuse_if_empty(result.valid_pixels, first, second)
         write_looks(pair, staging)
         lap("predict")
@@ -242,6 +246,7 @@ def _run(
             min_area_m2=settings.min_area,
             warnings=warnings,
             notes=[n for n in pair.notes if n.level != "warning"],
+            classes=maps,
             timings=timings,
         )
         write_products(run, progress=progress)
@@ -259,7 +264,7 @@ def _open(source: str | Path, date: str | None, settings: ChangeSettings) -> Sce
     )
 
 
-# What a map of change means for a system that says more than that.
+# What is missing where a system says more than where something changed and there are no maps of it.
 ON_A_SCENE = {
     Task.CHANGE: "",
     Task.SEMANTIC_CHANGE: "The map shows where something changed; which class it was and became is left out.",
@@ -268,10 +273,25 @@ ON_A_SCENE = {
 }
 
 
-def _partial(card: Card) -> list[Note]:
+def _partial(card: Card, result: SceneResult) -> list[Note]:
     """Says so where the products hold less than the system knows."""
     text = ON_A_SCENE[card.task]
-    return [Note("warning", "part-of-the-output", text)] if text else []
+    if result.classes or not text:
+        return []
+    if result.engine["name"] in GRAPHS and card.task is not Task.LANGUAGE:
+        text += f" The engine {result.engine['name']} computes change alone; --engine torch gives the rest."
+    return [Note("warning", "part-of-the-output", text)]
+
+
+def _class_maps(detector: ChangeDetector, written: list[str]) -> ClassMaps | None:
+    """Which maps of classes lie beside the rasters of a run."""
+    from terralapse.products.class_facts import ClassMaps
+
+    rule = detector.class_maps
+    if rule is None or not written:
+        return None
+    damage = "damage" in written
+    return ClassMaps(None if damage else rule.scheme, damage)
 
 
 def _named(model: str) -> choose.Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from terralapse.errors import FileMissingError, SettingError, UnreadableFileErro
 from terralapse.labels import DAMAGE, SCHEMES, ClassScheme
 
 if TYPE_CHECKING:
+    from terralapse.products.facts import Facts
     from terralapse.products.result import ChangeResult
 
-# What `class_facts` makes, by the beginning or a part of the id.
-_OWN = ("class.", "classes", "transition.", "damage.")
+# What `class_facts` makes of either kind of map, by the beginning or a part of the id.
+_OF_CLASSES = re.compile(r"class\.|classes|transition\.|.*\.class\.")
+_OF_DAMAGE = re.compile(r"damage\.")
 
 
 def add_classes(
@@ -45,9 +48,10 @@ def add_classes(
     from odc.geo.geobox import GeoBox
 
     from terralapse.grid._gdal import gdal_env
-    from terralapse.products.class_facts import AFTER, BEFORE, DAMAGED, ClassMaps, class_facts
+    from terralapse.products.class_facts import AFTER, BEFORE, DAMAGED, ClassMaps, class_facts, silent
     from terralapse.products.facts import Facts, write_facts
     from terralapse.products.facts_file import VERSION, read_facts
+    from terralapse.products.qgis import class_style
     from terralapse.products.record import products_of, write_json
     from terralapse.products.result import ChangeResult
     from terralapse.products.zones import load_zones
@@ -71,23 +75,40 @@ def add_classes(
         wanted = {BEFORE: (Path(before), known), AFTER: (Path(after), known)}
     if damage is not None:
         wanted[DAMAGED] = (Path(damage), DAMAGE)
-    with gdal_env(), staged_beside(folder, (*wanted, "facts.json", "run.json")) as staged:
+    styles = {name: name.replace(".tif", ".qml") for name in wanted}
+    made = (*wanted, *styles.values())
+    with gdal_env(), staged_beside(folder, (*made, "facts.json", "run.json")) as staged:
         for name, (path, classes) in wanted.items():
             _write_map(path, classes, box, staged / name)
+            (staged / styles[name]).write_text(class_style(classes, silent(classes)), encoding="utf-8")
         facts = Facts.from_dict(record)
-        facts.facts = {k: f for k, f in facts.facts.items() if not k.startswith(_OWN) and ".class." not in k}
+        own = [p for p, given in ((_OF_CLASSES, known), (_OF_DAMAGE, damage)) if given is not None]
+        facts.facts = {k: f for k, f in facts.facts.items() if not any(p.match(k) for p in own)}
         (staged / "valid.tif").symlink_to((folder / "valid.tif").resolve())
         zones = load_zones(Path(run["settings"]["zones"]), box) if run["settings"].get("zones") else None
         maps = ClassMaps(known, damage is not None)
         facts.extend(class_facts(staged, box, maps, zones, facts["object.minimum"].value))
+        _renew_summary(facts)
         write_facts(facts, staged / "facts.json")
-        files = sorted({*run["summary"]["files"], *wanted})
-        run = run | {"summary": run["summary"] | {"files": files}}
+        files = sorted({*run["summary"]["files"], *made})
+        run = run | {"summary": run["summary"] | {"files": files, "summary": facts.text}}
         (staged / "valid.tif").unlink()
         new = {p["file"]: p for p in products_of(staged)}
         old = {p["file"]: p for p in run["products"]}
         write_json(run | {"products": [(old | new)[k] for k in sorted(old | new)]}, staged / "run.json")
     return ChangeResult(folder)
+
+
+def _renew_summary(facts: Facts) -> None:
+    """What the summary says of classes and damage follows from the facts that there are now."""
+    from terralapse.products.facts import said_of_classes
+
+    kinds = (_OF_CLASSES, _OF_DAMAGE)
+    kept = [s for s in facts.summary if not any(p.match(k) for p in kinds for k in s["facts"])]
+    filled = [facts.fill(template) for template in said_of_classes(facts)]
+    new = [{"text": text, "facts": list(cites)} for text, cites in filled]
+    at = len(kept) - 1  # the alignment has the last word
+    facts.summary = [*kept[:at], *new, *kept[at:]]
 
 
 def _scheme(before: Any, after: Any, scheme: str | None) -> ClassScheme | None:

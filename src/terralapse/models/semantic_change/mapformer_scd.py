@@ -241,6 +241,14 @@ class MapSemanticOutput(SemanticChangeOutput):
     contrast: MapContrast | None = None
     says_before: bool = False
 
+    def class_probabilities(self) -> Tensor:
+        """As of any semantic change. Where the map is what names the classes before, it is sure of them, and
+        none has any probability where it says nothing."""
+        if self.says_before:
+            return super().class_probabilities()
+        after = self.after[:, 1:].float().softmax(dim=1)
+        return torch.cat([self.before[:, 1:].to(after.dtype), after], dim=1)
+
 
 class MapFormerSemantic(MapDetector):
     """MapFormer with classes behind the contract of change detectors."""
