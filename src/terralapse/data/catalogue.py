@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from terralapse.cards import Task
+from terralapse.data.building_talk import BuildingCaptions, BuildingQuestions
 from terralapse.data.buildings import Buildings
 from terralapse.data.cdvqa import Cdvqa, MadeCdvqa
 from terralapse.data.changechat import FILES, ChangeChat, MadeChangeChat
@@ -417,6 +418,16 @@ DATASETS: dict[str, Entry] = {
         whole=True,
         options=("series", "series_scale", "full", "gsd", "title"),
     ),
+    "mshs-captions": Entry(
+        Task.LANGUAGE,
+        BuildingCaptions,
+        ("train", "val", "test"),
+        "Sentences on MS-HS-BCD",
+        "not stated: research use",
+        "Five sentences a tile, made here from the masks by rules; with `turns` the training tiles lie in all "
+        "eight ways.",
+        options=("turns",),
+    ),
     "levir-mci": Entry(
         Task.LANGUAGE,
         LevirMci,
@@ -531,6 +542,15 @@ DATASETS: dict[str, Entry] = {
         "Made here from the maps, for any folder in the layout of SECOND.",
         whole=True,
         options=("scheme", "seed", "gsd", "title"),
+    ),
+    "mshs-vqa": Entry(
+        Task.VQA,
+        BuildingQuestions,
+        ("train", "val", "test"),
+        "Questions on MS-HS-BCD",
+        "not stated: research use",
+        "Eleven questions a tile with closed answers, made here from the masks by rules.",
+        options=("turns", "seed"),
     ),
     "damage-vqa": Entry(
         Task.VQA,

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, DateOrder, Inputs, Licences, Normalisation, Status, Task
-from terralapse.data import cdvqa, damage_questions
+from terralapse.data import building_talk, cdvqa, damage_questions
 from terralapse.data.questions import Encoding, Words, hashed_text
 from terralapse.errors import SettingError
-from terralapse.labels import CDVQA_ANSWERS, DAMAGE_ANSWERS, scheme
+from terralapse.labels import BUILDING_ANSWERS, CDVQA_ANSWERS, DAMAGE_ANSWERS, scheme
 from terralapse.layers.mamba import RMSNorm
 from terralapse.layers.mix_style import MixStyle
 from terralapse.layers.vmamba import SS2D
