@@ -424,8 +424,7 @@ DATASETS: dict[str, Entry] = {
         ("train", "val", "test"),
         "Sentences on MS-HS-BCD",
         "not stated: research use",
-        "Five sentences a tile, made here from the masks by rules; with `turns` the training tiles lie in all "
-        "eight ways.",
+        "Five sentences a tile, made by rules; `turns` lays those of training in all eight ways.",
         options=("turns",),
     ),
     "levir-mci": Entry(
@@ -549,7 +548,7 @@ DATASETS: dict[str, Entry] = {
         ("train", "val", "test"),
         "Questions on MS-HS-BCD",
         "not stated: research use",
-        "Eleven questions a tile with closed answers, made here from the masks by rules.",
+        "Eleven questions a tile with closed answers, made by rules.",
         options=("turns", "seed"),
     ),
     "damage-vqa": Entry(
