@@ -249,8 +249,8 @@ _KNOWS = (
 LIMITS = {
     CAPTIONER: [
         _KNOWS,
-        "It states one of few, several or many, of small, medium or large, and a ninth of the image, in one of "
-        "five forms of sentence.",
+        "It states one of few, several or many, of small, medium or large, and a ninth of the image, in one "
+        "of five forms of sentence.",
     ],
     ANSWERER: [
         _KNOWS,

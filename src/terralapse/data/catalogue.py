@@ -231,6 +231,11 @@ def _mshs(sensor: str) -> Callable[..., Named]:
     return opened
 
 
+def _made_mshs(task: Task, reader: Any, what: str, *options: str) -> Entry:
+    title, note = f"{what} on MS-HS-BCD", "Made here by rules; with `turns` tiles of train lie in all 8 ways."
+    return Entry(task, reader, ("train", "val", "test"), title, "not stated", note, options=options)
+
+
 def _with_map(reader: Callable[..., Named], semantic: bool) -> Callable[..., Named]:
     def opened(root: Path | str, split: str | None, **options: Any) -> Named:
         return reader(root, split, semantic=semantic, **options)
@@ -418,15 +423,8 @@ DATASETS: dict[str, Entry] = {
         whole=True,
         options=("series", "series_scale", "full", "gsd", "title"),
     ),
-    "mshs-captions": Entry(
-        Task.LANGUAGE,
-        BuildingCaptions,
-        ("train", "val", "test"),
-        "Sentences on MS-HS-BCD",
-        "not stated: research use",
-        "Five sentences a tile, made by rules; `turns` lays those of training in all eight ways.",
-        options=("turns",),
-    ),
+    "mshs-captions": _made_mshs(Task.LANGUAGE, BuildingCaptions, "Sentences", "turns"),
+    "mshs-vqa": _made_mshs(Task.VQA, BuildingQuestions, "Questions", "turns", "seed"),
     "levir-mci": Entry(
         Task.LANGUAGE,
         LevirMci,
@@ -541,15 +539,6 @@ DATASETS: dict[str, Entry] = {
         "Made here from the maps, for any folder in the layout of SECOND.",
         whole=True,
         options=("scheme", "seed", "gsd", "title"),
-    ),
-    "mshs-vqa": Entry(
-        Task.VQA,
-        BuildingQuestions,
-        ("train", "val", "test"),
-        "Questions on MS-HS-BCD",
-        "not stated: research use",
-        "Eleven questions a tile with closed answers, made by rules.",
-        options=("turns", "seed"),
     ),
     "damage-vqa": Entry(
         Task.VQA,
