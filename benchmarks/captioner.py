@@ -1,8 +1,8 @@
 """Scores the captioner and the answerer that were trained here against rules, constants and questions alone.
 
 On the tiles of one split of MS-HS-BCD, with the sentences and questions that rules make from their masks
-(`terralapse.data.building_talk`). Writes one JSON file, and with `--ship` puts the weights of two runs into
-`weights/` and their figures into the cards.
+(`terralapse.data.building_talk`). Writes one JSON file and the tables of `docs/captioner.md`, and with
+`--ship` puts the weights of two runs into `weights/` and their figures into the cards.
 
     python benchmarks/captioner.py ../shared/data/cd_mshs_bcd val results.json
     python benchmarks/captioner.py DATA test results.json --ship runs/captions runs/questions
@@ -199,6 +199,65 @@ def scores(data: Path, split: str, captioner: Path | None, answerer: Path | None
     }
 
 
+# --- the page --------------------------------------------------------------------------------------------
+NAMES = {
+    CAPTIONER: f"**`{CAPTIONER}`, its sentence**",
+    ANSWERER: f"**`{ANSWERER}`**",
+    f"rules on {DETECTOR}": f"rules on the map of `{DETECTOR}`",
+    f"rules on {CAPTIONER}": f"rules on the mask of `{CAPTIONER}`",
+    "commonest": "the commonest sentence of training",
+    "constant": "the commonest answer to each type",
+    "question only": "the commonest answer to each text (question only)",
+}
+COLUMNS = {
+    "number": "number right",
+    "size": "size right",
+    "place": "place right",
+    "all_right": "all three",
+    "bleu4": "BLEU-4",
+    "meteor_exact": "METEOR, exact",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+}
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The two tables of a split in Markdown."""
+    parts = [_table("sentence", result["captions"], COLUMNS, ("all_right",))]
+    kinds = {"oa": "all", **{kind: kind.replace("_", " ") for kind in KINDS}}
+    parts.append(_table("answers", result["answers"], kinds, ("oa",)))
+    f1s = " and ".join(f"{100 * v:.1f} % for `{slug}`" for slug, v in result["map_f1"].items())
+    parts.append(f"F1 of the maps on these tiles: {f1s}.\n")
+    return "\n".join(parts)
+
+
+def _table(
+    first: str, rows: dict[str, dict[str, Any]], columns: dict[str, str], bounded: Sequence[str]
+) -> str:
+    lines = [f"| {first} | {' | '.join(columns.values())} |", f"| --- |{' --- |' * len(columns)}"]
+    for who, row in rows.items():
+        cells = []
+        for name in columns:
+            plain = name == "cider_d"  # 0 to 10, no share
+            text = f"{row[name]:.2f}" if plain else f"{100 * row[name]:.1f}"
+            if name in bounded:
+                low, high = row[f"{name}_interval"]
+                text += f" ({100 * low:.0f} to {100 * high:.0f})"
+            cells.append(text)
+        lines.append(f"| {NAMES[who]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def renew(page: Path, result: dict[str, Any]) -> None:
+    """Puts the tables of a split into the page, between its marks."""
+    begin, end = (
+        f"<!-- {result['split']}: {word} (benchmarks/captioner.py) -->\n" for word in ("begin", "end")
+    )
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{begin}\n{tables(result)}\n{end}{after}", encoding="utf-8")
+
+
 # --- shipping --------------------------------------------------------------------------------------------
 def ship(runs: dict[str, Path], result: dict[str, Any]) -> None:
     """Puts the weights into `weights/` and what their cards say of them into `_trained.json`."""
@@ -275,6 +334,7 @@ def main() -> None:
         given.captioner, given.answerer = (run / "weights.safetensors" for run in given.ship)
     result = scores(given.data, given.split, given.captioner, given.answerer)
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    renew(ROOT / "docs/captioner.md", result)
     if given.ship:
         ship(dict(zip((CAPTIONER, ANSWERER), given.ship, strict=True)), result)
 
