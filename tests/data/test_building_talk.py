@@ -108,14 +108,17 @@ def test_the_eight_ways_to_lie_are_different() -> None:
 def test_turned_tiles_are_described_as_they_lie(shared_data: Path) -> None:
     root = shared_data / "cd_mshs_bcd"
     plain, every = m.BuildingCaptions(root, "train"), m.BuildingCaptions(root, "train", turns=True)
-    assert len(every) == m.TURNS * len(plain) == 8 * 453
-    still, moved = plain[7], every[7 * m.TURNS + 3]
+    assert len(every) == 9 * len(plain) == 9 * 453
+    still, moved, same = plain[7], every[7 * 9 + 3], every[7 * 9 + m.SAME]
     assert moved.name == f"{still.name}-3"
     assert moved.label is not None
     assert still.label is not None
     assert np.array_equal(moved.label, m.turned(still.label, 3))
     assert np.array_equal(moved.images, m.turned(still.images, 3))
     assert moved.captions == m.sentences_of(m.BuildingFacts.of(moved.label == m.BUILDING))
+    assert (same.name, same.captions) == (f"{still.name}-same", UNCHANGED)
+    assert np.array_equal(same.images[0], same.images[1])
+    assert np.array_equal(same.images[0], m.turned(still.images[1], 7))
     assert len(m.BuildingCaptions(root, "val", turns=True)) == 30, "only training tiles are turned"
 
 

@@ -39,6 +39,7 @@ PLACES = (
 PERCENTS = (1, 2, 4)
 BUILDING = 2  # in a mask of LEVIR-MCI
 TURNS = 8  # ways in which a square can lie
+SAME = TURNS  # in place of a turn: one of the dates twice, so that nothing changed
 _HOW_MANY = {"few": "a few", "several": "several", "many": "many"}
 _SAID = (
     "{n} buildings have changed on a {s} area in the {p} of the scene",
@@ -198,7 +199,8 @@ def turned(planes: np.ndarray, turn: int) -> np.ndarray:
 
 class _Tiles:
     """The tiles of a split, those of training in every way that they can lie where `turns` is set: words are
-    made for each, so that places stay true."""
+    made for each, so that places stay true. Almost every tile has a change, so that with `turns` each also
+    comes once with one of its dates twice: what looks the same has not changed."""
 
     bands = RGB_BANDS
     unit = Unit.RGB255
@@ -206,23 +208,26 @@ class _Tiles:
     def __init__(self, root: Path | str, split: str, turns: bool) -> None:
         self._pairs = MshsPairs(root, split)
         self.gsd, self.split = self._pairs.gsd, split
-        self.turns = TURNS if turns and split == "train" else 1
+        self.turns = TURNS + 1 if turns and split == "train" else 1
 
     def tile(self, number: int, turn: int) -> tuple[LabelledPair, np.ndarray]:
         """A tile as it was read, and its mask as it lies now."""
         pair = self._pairs[number]
-        return pair, turned(pair.label, turn)
+        return pair, np.zeros_like(pair.label) if turn == SAME else turned(pair.label, turn)
 
     def name(self, number: int, turn: int) -> str:
         name = self._pairs.names[number]
-        return f"{name}-{turn}" if turn else name
+        return f"{name}-same" if turn == SAME else f"{name}-{turn}" if turn else name
 
     def places(self) -> list[tuple[int, int]]:
         """Number and turn of all."""
         return [(number, turn) for number in range(len(self._pairs)) for turn in range(self.turns)]
 
     def images(self, number: int, turn: int) -> np.ndarray:
-        return turned(self._pairs[number].images, turn)
+        images = self._pairs[number].images
+        if turn != SAME:
+            return turned(images, turn)
+        return np.stack([turned(images[number % 2], number % TURNS)] * 2)
 
 
 class BuildingCaptions:
@@ -231,7 +236,7 @@ class BuildingCaptions:
     Args:
         root: the folder of MS-HS-BCD.
         split: `train`, `val` or `test`.
-        turns: give each tile of `train` in all eight ways that it can lie.
+        turns: give each tile of `train` in all eight ways that it can lie, and once with one date twice.
 
     Raises:
         FileMissingError, SettingError: as `terralapse.data.mshs_bcd.MshsPairs`.

@@ -232,7 +232,7 @@ def _mshs(sensor: str) -> Callable[..., Named]:
 
 
 def _made_mshs(task: Task, reader: Any, what: str, *options: str) -> Entry:
-    title, note = f"{what} on MS-HS-BCD", "Made here by rules; with `turns` tiles of train lie in all 8 ways."
+    title, note = f"{what} on MS-HS-BCD", "Made here by rules; `turns` lays tiles of train in all 8 ways."
     return Entry(task, reader, ("train", "val", "test"), title, "not stated", note, options=options)
 
 
