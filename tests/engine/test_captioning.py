@@ -1,0 +1,67 @@
+"""The small captioner and the small answerer that come along: what they say is what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from terralapse import registry
+from terralapse.ask.agent import OWN_CAPTIONER, _kit
+from terralapse.data.building_talk import BuildingCaptions, BuildingQuestions, said_in
+from terralapse.engine.captioning import describer_of
+from terralapse.errors import ModelInputError
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 15_000_000
+SHIPPED = ("change-agent/nano", "tcssm/buildings-small")
+
+
+def pictures(images: np.ndarray) -> list[np.ndarray]:
+    """Both dates as uint8 [h, w, 3]."""
+    return [np.ascontiguousarray(p.transpose(1, 2, 0)).astype(np.uint8) for p in images]
+
+
+@pytest.mark.parametrize("slug", SHIPPED)
+def test_both_come_along_and_are_small(slug: str) -> None:
+    card = registry.card(slug)
+    assert (ROOT / "weights" / card.weights[0].file).stat().st_size < MOST_BYTES
+    assert card.inputs.gsd_range == (2.5, 2.5)
+    assert all(f.source == "here" and f.interval is not None for f in card.figures)
+    assert any("one Chinese city" in limit for limit in card.limits)
+
+
+def test_sentences_are_those_that_were_scored(shared_data: Path) -> None:
+    stored = json.loads((ROOT / "benchmarks/results/captioner_val.json").read_text(encoding="utf-8"))
+    describe, pairs = describer_of("change-agent/nano"), BuildingCaptions(shared_data / "cd_mshs_bcd", "val")
+    for index in (0, 10, 20):
+        said = describe(*pictures(pairs[index].images))  # pyright: ignore[reportCallIssue]
+        assert said == stored["written"][pairs[index].name]
+        assert all(said_in(said)), "it states a number, a size and a place"
+
+
+def test_two_pictures_that_are_the_same_have_not_changed(shared_data: Path) -> None:
+    describe = _kit(None, OWN_CAPTIONER, None, None, "cpu").describer
+    assert describe is not None
+    pairs = BuildingCaptions(shared_data / "cd_mshs_bcd", "val")
+    said = [describe(before, before) for before, _ in (pictures(pairs[i].images) for i in range(4))]
+    assert [said_in(s)[0] for s in said] == ["none"] * 4
+
+
+def test_answers_are_as_exact_as_the_card_says(shared_data: Path) -> None:
+    system = registry.build("tcssm/buildings-small")
+    asked = BuildingQuestions(shared_data / "cd_mshs_bcd", "test")
+    right = 0
+    for name in dict.fromkeys(asked.names):
+        indices = [i for i, n in enumerate(asked.names) if n == name]
+        said = system.ask(asked[indices[0]].images, [asked.asked[i][0].question for i in indices])
+        right += sum(s.text == asked.asked[i][0].answer for s, i in zip(said, indices, strict=True))
+    (figure,) = registry.card("tcssm/buildings-small").figures
+    assert right / len(asked) == pytest.approx(figure.value, abs=0.0006)
+
+
+def test_a_system_without_sentences_describes_nothing() -> None:
+    with pytest.raises(ModelInputError, match="writes no sentences"):
+        describer_of("lapsenet/rgb")
