@@ -1,4 +1,4 @@
-"""Scores the small captioner, and an answerer where there is one, against rules, constants and questions alone.
+"""Scores the small captioner, and an answerer where there is one, against rules, constants and the questions.
 
 On the tiles of one split of MS-HS-BCD, with the sentences and questions that rules make from their masks
 (`terralapse.data.building_talk`). Writes one JSON file and the tables of `docs/captioner.md`, and with
