@@ -234,11 +234,8 @@ def tables(result: dict[str, Any]) -> str:
     parts = [_table("sentence", result["captions"], COLUMNS, ("all_right",))]
     kinds = {"oa": "all", **{kind: kind.replace("_", " ") for kind in KINDS}}
     parts.append(_table("answers", result["answers"], kinds, ("oa",)))
-    same, tiles, took = result["same_called_unchanged"], result["tiles"], result["seconds"]["processor"]
-    parts.append(
-        f"Of {tiles} pairs of one date twice `{CAPTIONER}` calls {same} unchanged. One caption of a pair of "
-        f"256 pixels took {took:.2f} s of the processor on one thread (median of {TIMES}).\n"
-    )
+    same, tiles = result["same_called_unchanged"], result["tiles"]
+    parts.append(f"Of {tiles} pairs of one date twice `{CAPTIONER}` calls {same} unchanged.\n")
     f1s = " and ".join(f"{100 * v:.1f} % for `{slug}`" for slug, v in result["map_f1"].items())
     parts.append(f"F1 of the maps on these tiles: {f1s}.\n")
     return "\n".join(parts)
