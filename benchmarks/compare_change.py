@@ -130,7 +130,8 @@ def pages(runs: Path, data: Path, splits: list[str]) -> None:
 def ship(runs: Path, trained: list[str], results: dict[str, dict[str, Any]]) -> None:
     """Puts the weights of the systems that come with none into the folder `weights`, and what their cards say
     of them into `_trained.json`."""
-    found = {}
+    path = ROOT / "src/terralapse/_trained.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
     for slug in trained:
         if slug in WITH_OTHERS:
             continue
@@ -147,7 +148,7 @@ def ship(runs: Path, trained: list[str], results: dict[str, dict[str, Any]]) -> 
             "figures": [figure(slug, split, result) for split, result in results.items()],
         }
     text = json.dumps(dict(sorted(found.items())), indent=1, ensure_ascii=False) + "\n"
-    (ROOT / "src/terralapse/_trained.json").write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def figure(slug: str, split: str, result: dict[str, Any]) -> dict[str, Any]:

@@ -428,6 +428,12 @@ DAMAGE_ANSWERS = numbered(
     "Answers on damaged buildings",
     f"yes no intact damaged destroyed none 1_to_5 6_to_20 21_to_50 more_than_50 {_SHARES}",
 )
+BUILDING_ANSWERS = numbered(
+    "building-answers",
+    "Answers on changed buildings",
+    "yes no none few several many small medium large upper_left upper_middle upper_right middle_left center "
+    "middle_right lower_left lower_middle lower_right left right upper lower",
+)
 
 SCHEMES = {
     s.slug: s
@@ -458,6 +464,7 @@ SCHEMES = {
         RESISC45_RSMAMBA,
         CDVQA_ANSWERS,
         DAMAGE_ANSWERS,
+        BUILDING_ANSWERS,
     )
 }
 

@@ -5,8 +5,8 @@ Each model file registers its builder with `@register(card)`. `_index.json`, gen
 A slug is looked up in that index, and among the cards that this process registered itself (a model in a
 file of your own); it is never imported by name or evaluated.
 
-`_trained.json`, written by `benchmarks/compare_change.py`, holds what training here found for systems of one
-protocol: their files of weights, calibration and scores; it completes their cards when they are registered.
+`_trained.json`, written by `benchmarks/compare_change.py` and `benchmarks/captioner.py`, holds what training
+here found: files of weights, calibration and scores. It completes the cards when they are registered.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def test_every_data_set_of_the_list_is_there() -> None:
         "sysu-cd levir-cd levir-cd-plus whu-cd second landsat-scd xbd eurosat ucmerced aid resisc45 "
         "isprs-potsdam isprs-vaihingen loveda mshs-bcd mshs-bcd-s2 clcd dsifn buildings folder "
         "dynamicearthnet dynamicearthnet-scd hrscd hrscd-scd fusu levir-mci levir-cc cdvqa second-vqa "
-        "damage-vqa image-text changechat levir-chat"
+        "damage-vqa changechat levir-chat image-text mshs-captions mshs-vqa"
     )
     assert set(DATASETS) == set(asked.split())
     assert all(e.licence and e.notes and e.title for e in DATASETS.values())
@@ -140,6 +140,8 @@ def test_second_in_both_orders(tmp_path: Path) -> None:
         ("dsifn", "cd_vhr_samples/dsifn", None, 7, Task.CHANGE),
         ("mshs-bcd", "cd_mshs_bcd", "test", 10, Task.CHANGE),
         ("mshs-bcd-s2", "cd_mshs_bcd", "test", 10, Task.CHANGE),
+        ("mshs-captions", "cd_mshs_bcd", "test", 10, Task.LANGUAGE),
+        ("mshs-vqa", "cd_mshs_bcd", "test", 110, Task.VQA),
         ("xbd", "damage_xbd_ida", None, 7, Task.DAMAGE),
         ("buildings", "seg_buildings_multi", "train", 53, Task.SEGMENTATION),
         ("isprs-potsdam", "seg_buildings_multi/potsdam", None, 3, Task.SEGMENTATION),

@@ -20,6 +20,7 @@ from terralapse.ask.verify import Problem
 from terralapse.errors import EndpointError, SettingError
 
 _TURNS = 4  # of the talk before, that the model sees
+OWN_CAPTIONER = "own"  # in place of a file of weights: those of ours
 _CALLS = 6  # tool calls in one step
 _LONGEST = 4000  # characters of an answer that are looked at
 _SYSTEM = (
@@ -61,7 +62,8 @@ class Agent:
         cache: the folder of replies; `default` takes the user's own cache, None keeps none.
         vlm: a vision-language model, as `llm_folder`, that the agent may have look at places.
         caption_weights: of a system that writes sentences about pairs (`change-agent/mci`), and
-            caption_vocabulary its words: then the agent may ask it for one.
+            caption_vocabulary its words: then the agent may ask it for one. `own` is `change-agent/nano` with
+            the weights that come along.
         maps: a folder that the agent may draw maps into.
         kit: in place of these: what the tools may use.
 
@@ -275,7 +277,10 @@ def _kit(
     if weights is not None:
         from terralapse.engine.captioning import describer_of
 
-        describer = describer_of("change-agent/mci", weights, vocabulary)
+        if str(weights) == OWN_CAPTIONER:
+            describer = describer_of("change-agent/nano", None, vocabulary)
+        else:
+            describer = describer_of("change-agent/mci", weights, vocabulary)
     elif vocabulary is not None:
         raise SettingError("caption-vocabulary", "is given without weights", "Add --caption-weights FILE.")
     return Kit(looker, describer, None if maps is None else Path(maps))

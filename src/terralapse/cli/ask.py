@@ -44,7 +44,9 @@ VlmParser = Annotated[
 CaptionWeights = Annotated[
     Path | None,
     typer.Option(
-        "--caption-weights", help="For agent: weights of change-agent/mci, to describe places with."
+        "--caption-weights",
+        help="For agent: weights of change-agent/mci, to describe places with, or own for the small "
+        "captioner that comes along.",
     ),
 ]
 CaptionWords = Annotated[

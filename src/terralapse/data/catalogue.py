@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from terralapse.cards import Task
+from terralapse.data.building_talk import BuildingCaptions, BuildingQuestions
 from terralapse.data.buildings import Buildings
 from terralapse.data.cdvqa import Cdvqa, MadeCdvqa
 from terralapse.data.changechat import FILES, ChangeChat, MadeChangeChat
@@ -230,6 +231,11 @@ def _mshs(sensor: str) -> Callable[..., Named]:
     return opened
 
 
+def _made_mshs(task: Task, reader: Any, what: str, *options: str) -> Entry:
+    title, note = f"{what} on MS-HS-BCD", "Made here by rules; `turns` lays tiles of train in all 8 ways."
+    return Entry(task, reader, ("train", "val", "test"), title, "not stated", note, options=options)
+
+
 def _with_map(reader: Callable[..., Named], semantic: bool) -> Callable[..., Named]:
     def opened(root: Path | str, split: str | None, **options: Any) -> Named:
         return reader(root, split, semantic=semantic, **options)
@@ -417,6 +423,8 @@ DATASETS: dict[str, Entry] = {
         whole=True,
         options=("series", "series_scale", "full", "gsd", "title"),
     ),
+    "mshs-captions": _made_mshs(Task.LANGUAGE, BuildingCaptions, "Sentences", "turns"),
+    "mshs-vqa": _made_mshs(Task.VQA, BuildingQuestions, "Questions", "turns", "seed"),
     "levir-mci": Entry(
         Task.LANGUAGE,
         LevirMci,

@@ -14,21 +14,21 @@ from terralapse.tasks.captions import Captioner
 
 
 def describer_of(
-    slug: str, weights: Path | str, vocabulary: Path | str | None = None
+    slug: str, weights: Path | str | None = None, vocabulary: Path | str | None = None
 ) -> Callable[[np.ndarray, np.ndarray], str]:
     """What gives a sentence about two pictures, uint8 [h, w, 3] each, the earlier one first.
 
     Args:
         slug: of a system that writes sentences about pairs in natural colours.
-        weights: its file; vocabulary: that of its words.
+        weights: its file, None for the weights that come with it; vocabulary: the file of its words.
 
     Raises:
         ModelInputError: it writes no sentences.
         SettingError: the vocabulary is not known.
         And what building the system raises.
     """
-    options = {} if vocabulary is None else {"vocabulary": vocabulary}
-    system = registry.build(slug, weights=weights, **options)
+    given = {"weights": weights, "vocabulary": vocabulary}
+    system = registry.build(slug, **{k: v for k, v in given.items() if v is not None})
     if not isinstance(system, Captioner):
         raise ModelInputError(slug, "writes no sentences", "See `terralapse systems --task language`.")
     system.need_vocabulary()

@@ -133,7 +133,7 @@ def _card(variant: str, size: Size, parameters: int) -> Card:
         licences=Licences(code=LICENCES.code, data=LICENCES.data) if ours else LICENCES,
         figures=() if ours else (GOLDEN,),
         quirks=QUIRKS,
-        limits=LIMITS,
+        limits=LIMITS[2:] if ours else LIMITS,
         parameters=parameters,
         checkpoints="none" if ours else "Hugging Face lcybuaa/Change-Agent, MCI_model.pth",
     )

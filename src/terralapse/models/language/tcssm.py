@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.cards import Card, DateOrder, Inputs, Licences, Normalisation, Status, Task
-from terralapse.data import cdvqa, damage_questions
+from terralapse.data import building_talk, cdvqa, damage_questions
 from terralapse.data.questions import Encoding, Words, hashed_text
 from terralapse.errors import SettingError
-from terralapse.labels import CDVQA_ANSWERS, DAMAGE_ANSWERS, scheme
+from terralapse.labels import BUILDING_ANSWERS, CDVQA_ANSWERS, DAMAGE_ANSWERS, scheme
 from terralapse.layers.mamba import RMSNorm
 from terralapse.layers.mix_style import MixStyle
 from terralapse.layers.vmamba import SS2D
@@ -59,29 +59,36 @@ class Size:
 SIZES = {
     "base": Size(256, (64, 128, 256), 16, 256, 4, 16, 16, 256, 0.1),
     "nano": Size(64, (24, 48), 8, 64, 2, 8, 4, 64, 0.1),
+    "small": Size(256, (16, 32, 64, 64), 8, 64, 2, 8, 4, 64, 0.1),  # sees single buildings at 2.5 m
 }
 QUESTIONS: dict[str, tuple[str, Callable[[], Words]]] = {
     "damage": (DAMAGE_ANSWERS.slug, damage_questions.words),
     "cdvqa": (CDVQA_ANSWERS.slug, cdvqa.words),
+    "buildings": (BUILDING_ANSWERS.slug, building_talk.words),
 }
 PARAMETERS = {
     "damage-base": 5_303_957,
     "damage-nano": 257_125,
     "cdvqa-base": 5_305_235,
     "cdvqa-nano": 257_443,
+    "buildings-small": 398_198,
 }
 TITLE = "Text-conditioned State Space Model For Domain-generalized Change Detection Visual Question Answering"
 LIMITS = (
     "No code, weights or data were released: this is a reconstruction from the abstract, and its sizes, "
     "order of tokens, fusion and losses are this library's.",
-    "It has no weights yet, and no figure of the authors to meet.",
+    "There are no weights and no figures of the authors to meet.",
     "It answers with one of a closed list; a question of another kind gets an answer of that list too.",
     "The whole image is resized to a square, so small buildings vanish from large scenes.",
 )
 
 
 def _card(questions: str, size: str) -> Card:
-    what = {"damage": "on damaged buildings, of optical or radar images", "cdvqa": "of CDVQA"}[questions]
+    what = {
+        "damage": "on damaged buildings, of optical or radar images",
+        "cdvqa": "of CDVQA",
+        "buildings": "on changed buildings",
+    }[questions]
     return Card(
         slug=f"tcssm/{questions}-{size}",
         title=TITLE,
@@ -108,7 +115,7 @@ def _card(questions: str, size: str) -> Card:
     )
 
 
-VARIANTS = tuple(_card(questions, size) for questions in QUESTIONS for size in SIZES)
+VARIANTS = tuple(_card(*name.split("-")) for name in PARAMETERS)
 HEAD = replace(
     VARIANTS[0],
     slug="tcssm",
