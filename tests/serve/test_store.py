@@ -215,22 +215,21 @@ def test_reviews_are_kept_and_the_second_of_two_is_told(tmp_path, database):
         book.close()
 
 
-def test_a_database_that_breaks_loses_no_review_and_no_job(tmp_path):
-    with postgres() as server:
-        database = server.new()
-        book, jobs = Notebook(tmp_path, database), Jobs(tmp_path, worker(tmp_path, "pass"), database=database)
-        identity = add(jobs)
-        jobs.start()
-        until(jobs, identity, "done")
-        book.say(RUN, 1, 0, by="a", verdict="rejected", grade=None, comment="")
-        server.stop()
-        time.sleep(1.5)  # the queue asks it in vain meanwhile
-        server.start()
-        assert [e["verdict"] for e in book.reviews(RUN)] == ["rejected"]
-        assert until(jobs, add(jobs), "done")["number"] == 2
-        assert jobs.get(identity)["state"] == "done"
-        jobs.stop()
-        book.close()
+def test_a_database_that_breaks_loses_no_review_and_no_job(tmp_path, server):
+    database = server.new()
+    book, jobs = Notebook(tmp_path, database), Jobs(tmp_path, worker(tmp_path, "pass"), database=database)
+    identity = add(jobs)
+    jobs.start()
+    until(jobs, identity, "done")
+    book.say(RUN, 1, 0, by="a", verdict="rejected", grade=None, comment="")
+    server.stop()
+    time.sleep(1.5)  # the queue asks it in vain meanwhile
+    server.start()
+    assert [e["verdict"] for e in book.reviews(RUN)] == ["rejected"]
+    assert until(jobs, add(jobs), "done")["number"] == 2
+    assert jobs.get(identity)["state"] == "done"
+    jobs.stop()
+    book.close()
 
 
 # --- what is wrong with an address -------------------------------------------------------------------
@@ -260,7 +259,7 @@ def test_a_second_server_goes_on_with_what_the_first_was_killed_at(tmp_path, ser
     (tmp_path / "work").mkdir()
     (tmp_path / "images").mkdir()
     for name, seed in (("one.tif", 3), ("two.tif", 4)):
-        image(tmp_path / "images", name, seed=seed, size=1400)
+        image(tmp_path / "images", name, seed=seed, size=900)
     arguments = ("--workspace", tmp_path / "work", "--inputs", tmp_path / "images")
     database = server.new()
     asked = {"before": "images/one.tif", "after": "images/two.tif", "model": "difference"}
