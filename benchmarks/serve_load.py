@@ -30,6 +30,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import psutil
 
 SIDE = 6144
 CLIENTS = (1, 8, 32)
@@ -79,15 +80,18 @@ class Server:
 
     name: str
     port: int
+    process: psutil.Process
     paths: dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one pass has shown: seconds of each answer in order of size, and of the whole pass."""
+    """What one pass has shown: seconds of each answer in order of size, of the whole pass, and of CPU
+    in the server."""
 
     seconds: list[float]
     wall: float
+    cpu: float
     bytes: int
 
     def quantile(self, share: float) -> float:
@@ -100,6 +104,7 @@ class Found:
             "p50_ms": round(self.quantile(0.5), 2),
             "p95_ms": round(self.quantile(0.95), 2),
             "per_s": round(len(self.seconds) / self.wall, 1),
+            "cpu_ms": round(1000 * self.cpu / len(self.seconds), 2),
             "bytes": round(self.bytes / len(self.seconds)),
         }
 
@@ -114,13 +119,21 @@ def make(folder: Path) -> Path:
     result.mkdir(parents=True)
     rng = np.random.default_rng(0)
     small = [rng.normal(size=(SIDE // s, SIDE // s)).astype(np.float32) for s in (64, 8)]
-    ground = sum(np.kron(a, np.ones((s, s), np.float32)) * w for a, s, w in zip(small, (64, 8), (28, 14), strict=True))
+    ground = sum(
+        np.kron(a, np.ones((s, s), np.float32)) * w for a, s, w in zip(small, (64, 8), (28, 14), strict=True)
+    )
     noise = rng.integers(-5, 6, (SIDE, SIDE), np.int8)
     picture = np.stack([np.clip(ground * g + noise + 110, 0, 255).astype(np.uint8) for g in (0.9, 1.0, 0.7)])
     probability = np.clip(ground * 1.5 + 60, 0, 200).astype(np.uint8)
     place = from_origin(380_000, 4_110_000, 1, 1)
     common = {"driver": "COG", "width": SIDE, "height": SIDE, "dtype": "uint8", "crs": "EPSG:32615"}
-    common |= {"transform": place, "compress": "deflate", "level": 1, "blocksize": 512, "num_threads": "all_cpus"}
+    common |= {
+        "transform": place,
+        "compress": "deflate",
+        "level": 1,
+        "blocksize": 512,
+        "num_threads": "all_cpus",
+    }
     with rasterio.open(result / "before.tif", "w", count=3, photometric="rgb", **common) as file:
         file.write(picture)
     with rasterio.open(result / "prob.tif", "w", count=1, nodata=255, **common) as file:
@@ -184,7 +197,7 @@ def ours(folder: Path, result: Path) -> Iterator[Server]:
             "picture": ("/tiles/load-00000000/before/", ".png"),
             "probability": ("/tiles/load-00000000/probability/", ".png"),
         }
-        yield Server("terralapse", port, paths)
+        yield Server("terralapse", port, psutil.Process(process.pid), paths)
 
 
 @contextmanager
@@ -195,7 +208,7 @@ def theirs(python: str, result: Path) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with started([python, "-c", TITILER, str(port)], **TITILER_GDAL):
+    with started([python, "-c", TITILER, str(port)], **TITILER_GDAL) as process:
         until = time.monotonic() + 120
         while True:
             with socket.socket() as probe:
@@ -211,7 +224,7 @@ def theirs(python: str, result: Path) -> Iterator[Server]:
             "picture": (base, f".png?url={picture}&{soft}"),
             "probability": (base, f".png?url={probability}&rescale=0,200&colormap_name=viridis"),
         }
-        yield Server("titiler", port, paths)
+        yield Server("titiler", port, psutil.Process(process.pid), paths)
 
 
 def rival(given: str | None, folder: Path) -> str:
@@ -219,7 +232,10 @@ def rival(given: str | None, folder: Path) -> str:
     if given is not None:
         return given
     python = folder / "rival" / "bin" / "python"
-    for words in (["venv", "-q", str(folder / "rival")], ["pip", "install", "-q", "--python", str(python), "titiler.application", "uvicorn"]):
+    for words in (
+        ["venv", "-q", str(folder / "rival")],
+        ["pip", "install", "-q", "--python", str(python), "titiler.application", "uvicorn"],
+    ):
         subprocess.run(["uv", *words], check=True)
     return str(python)
 
@@ -245,9 +261,10 @@ async def ask(server: Server, paths: list[str], clients: int) -> Found:
             seconds.append(time.perf_counter() - since)
         writer.close()
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), sum(server.process.cpu_times()[:2])
     await asyncio.gather(*(client() for _ in range(clients)))
-    return Found(sorted(seconds), time.perf_counter() - began, size)
+    used = sum(server.process.cpu_times()[:2]) - used
+    return Found(sorted(seconds), time.perf_counter() - began, used, size)
 
 
 def of(server: Server, layer: str, wanted: list[tuple[int, int, int]]) -> list[str]:
@@ -255,7 +272,9 @@ def of(server: Server, layer: str, wanted: list[tuple[int, int, int]]) -> list[s
     return [f"{head}{z}/{x}/{y}{tail}" for z, x, y in wanted]
 
 
-async def compare(servers: list[Server], layer: str, count: int, every: list[tuple[int, int, int]]) -> dict[str, Any]:
+async def compare(
+    servers: list[Server], layer: str, count: int, every: list[tuple[int, int, int]]
+) -> dict[str, Any]:
     """By clients, then cold and warm, then server: a row; and the ratios, above 1 where terralapse is better."""
     found: dict[str, Any] = {}
     for turn, clients in enumerate(CLIENTS):
@@ -267,7 +286,8 @@ async def compare(servers: list[Server], layer: str, count: int, every: list[tup
             rows["warm"][server.name] = (await ask(server, paths * WARM, clients)).row()
         for name, row in rows.items():
             mine, their = row["terralapse"], row["titiler"]
-            ratios = {k: round(their[k] / mine[k], 2) for k in ("p50_ms", "p95_ms")}
+            lower = ("p50_ms", "p95_ms", "cpu_ms")
+            ratios = {k: round(their[k] / max(mine[k], 0.01), 2) for k in lower}
             found.setdefault(str(clients), {})[name] = row | {
                 "ratio": ratios | {"per_s": round(mine["per_s"] / their["per_s"], 2)}
             }
@@ -322,7 +342,10 @@ async def follow(server: Server, cold: list[str]) -> dict[str, Any]:
         "streams": STREAMS,
         "events_per_stream_per_s": round(statistics.mean(len(m) for m in late) / lasted, 2),
         "fewest_events_of_a_stream": min(len(m) for m in late),
-        "late_ms": {"p50": round(1000 * every[len(every) // 2]), "p95": round(1000 * every[int(len(every) * 0.95)])},
+        "late_ms": {
+            "p50": round(1000 * every[len(every) // 2]),
+            "p95": round(1000 * every[int(len(every) * 0.95)]),
+        },
         "cold_without_streams": without.row(),
         "cold_with_streams": cold_with.row(),
         "warm_with_streams": warm_with.row(),
@@ -333,8 +356,8 @@ async def follow(server: Server, cold: list[str]) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Markdown, as in docs/benchmarks.md."""
     lines = [
-        "| layer | clients | cache | terralapse p50 / p95 (ms), tiles/s | titiler p50 / p95 (ms), tiles/s | p95 | throughput |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| layer | clients | cache | terralapse p50 / p95 (ms), tiles/s | titiler p50 / p95 (ms), tiles/s | p95 | throughput | CPU a tile |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for layer, by_clients in found["tiles"].items():
         for clients, rows in by_clients.items():
@@ -346,7 +369,7 @@ def table(found: dict[str, Any]) -> str:
                 ratio = row["ratio"]
                 lines.append(
                     f"| {layer} | {clients} | {cache} | {said[0]} | {said[1]} | {ratio['p95_ms']:.2f} x "
-                    f"| {ratio['per_s']:.2f} x |"
+                    f"| {ratio['per_s']:.2f} x | {ratio['cpu_ms']:.2f} x |"
                 )
     return "\n".join(lines)
 
@@ -359,13 +382,17 @@ def missed(found: dict[str, Any]) -> list[str]:
             for cache, row in rows.items():
                 for name, aim in (("p95_ms", AIMS["p95"]), ("per_s", AIMS[cache])):
                     if row["ratio"][name] < aim:
-                        said.append(f"{layer}, {clients} clients, {cache}: {name} {row['ratio'][name]} x, aim {aim} x")
+                        said.append(
+                            f"{layer}, {clients} clients, {cache}: {name} {row['ratio'][name]} x, aim {aim} x"
+                        )
     return said
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--titiler", metavar="PYTHON", help="of a place where titiler.application is installed")
+    parser.add_argument(
+        "--titiler", metavar="PYTHON", help="of a place where titiler.application is installed"
+    )
     parser.add_argument("--tiles", type=int, default=160, help="for each number of clients")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     chosen = parser.parse_args()

@@ -51,7 +51,9 @@ class Postgres:
     def start(self) -> None:
         """Starts it, also again."""
         settings = f"-p {self._port} -h 127.0.0.1 -k {self._folder}"
-        self._run("pg_ctl", "-D", self._folder / "data", "-l", self._folder / "log", "-o", settings, "-w", "start")
+        self._run(
+            "pg_ctl", "-D", self._folder / "data", "-l", self._folder / "log", "-o", settings, "-w", "start"
+        )
 
     def stop(self) -> None:
         """Ends it at once, as a fault would."""

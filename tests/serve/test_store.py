@@ -72,7 +72,9 @@ def until(jobs: Jobs, identity: str, *states: str) -> dict:
 def test_a_job_is_taken_once_by_servers_that_ask_at_the_same_time(tmp_path, database):
     servers = [Jobs(tmp_path, database=database) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        numbers = list(pool.map(lambda k: servers[k % 6].add(("a", "a"), ("b", "b"), {})["number"], range(36)))
+        numbers = list(
+            pool.map(lambda k: servers[k % 6].add(("a", "a"), ("b", "b"), {})["number"], range(36))
+        )
     assert sorted(numbers) == list(range(1, 37))
     gate = threading.Barrier(6)
 

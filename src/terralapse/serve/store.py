@@ -89,7 +89,9 @@ def _make(engine: Engine, tables: MetaData) -> None:
                 if column.name not in there:
                     kind = column.type.compile(engine.dialect)
                     rest = "" if column.nullable else f" NOT NULL DEFAULT {column.server_default.arg!r}"  # type: ignore[union-attr]
-                    connection.execute(text(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}{rest}'))
+                    connection.execute(
+                        text(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}{rest}')
+                    )
 
 
 def _careful(connection: Any, _record: Any) -> None:
