@@ -145,7 +145,7 @@ def make(folder: Path) -> Path:
 
 
 def tiles(picture: Path, count: int) -> list[tuple[int, int, int]]:
-    """Tiles that lie on the picture, at its own zoom and the two above, in an order that is always the same."""
+    """Tiles that lie on the picture, at its own zoom and the two above, always in the same order."""
     import rasterio
     from rasterio.warp import transform_bounds
 
@@ -275,7 +275,7 @@ def of(server: Server, layer: str, wanted: list[tuple[int, int, int]]) -> list[s
 async def compare(
     servers: list[Server], layer: str, count: int, every: list[tuple[int, int, int]]
 ) -> dict[str, Any]:
-    """By clients, then cold and warm, then server: a row; and the ratios, above 1 where terralapse is better."""
+    """By clients, then cold and warm, then server: a row; ratios are above 1 where terralapse is better."""
     found: dict[str, Any] = {}
     for turn, clients in enumerate(CLIENTS):
         wanted = every[turn * count : (turn + 1) * count]
@@ -356,7 +356,8 @@ async def follow(server: Server, cold: list[str]) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Markdown, as in docs/benchmarks.md."""
     lines = [
-        "| layer | clients | cache | terralapse p50 / p95 (ms), tiles/s | titiler p50 / p95 (ms), tiles/s | p95 | throughput | CPU a tile |",
+        "| layer | clients | cache | terralapse p50 / p95 (ms), tiles/s | titiler p50 / p95 (ms), tiles/s "
+        "| p95 | throughput | CPU a tile |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for layer, by_clients in found["tiles"].items():
@@ -414,7 +415,8 @@ def main() -> None:
         found["picture_webp_8_clients"] = asyncio.run(ask(servers[0], webp, 8)).row()
         codes = [p + "?style=codes" for p in of(servers[0], "probability", every[: chosen.tiles])]
         found["streams"] = asyncio.run(follow(servers[0], codes))
-        asked = "import importlib.metadata as m; print(m.version('titiler.core'), m.version('rio-tiler'), m.version('uvicorn'))"
+        names = ("titiler.core", "rio-tiler", "uvicorn")
+        asked = f"import importlib.metadata as m; print(*map(m.version, {names}))"
         done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True)
         found["titiler, rio-tiler, uvicorn"] = done.stdout.strip()
     found["load_of_the_machine_1_min"] = round(os.getloadavg()[0], 1)

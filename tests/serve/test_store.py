@@ -1,4 +1,4 @@
-"""Queue and reviews in a file and in a real PostgreSQL: several servers, none of which takes what another has."""
+"""Queue and reviews in a file and in a real PostgreSQL: several servers, none of which takes from another."""
 
 from __future__ import annotations
 

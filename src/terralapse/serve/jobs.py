@@ -1,4 +1,4 @@
-"""The queue of analyses, kept in a database, so that it survives the server; each runs in a process of its own.
+"""The queue of analyses, kept in a database, so that it survives the server; each runs in its own process.
 
 Several servers may share a queue. One takes a job by a single statement, and says every two seconds that it
 still works at it; what nobody has spoken for, or belonged to a process of this machine that is gone, is
@@ -45,9 +45,9 @@ class Base(DeclarativeBase):
 
 
 class Job(Base):
-    """One analysis. `state` is queued, running, done, failed or cancelled; `share` is of the stage. `place` is
-    the workspace in a database that several may share; `owner` is the server that runs it, `beat` its last
-    sign of life, and `lost` the attempts that have ended without an answer."""
+    """One analysis. `state` is queued, running, done, failed or cancelled; `share` is of the stage. `place`
+    is the workspace in a database that several may share; `owner` is the server that runs it, `beat` its
+    last sign of life, and `lost` the attempts that have ended without an answer."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -425,7 +425,7 @@ class Jobs:
 def _machine() -> str:
     """Where process numbers mean the same: this machine, or this container of it."""
     try:
-        space = f":{os.stat('/proc/self/ns/pid').st_ino}"
+        space = f":{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         space = ""
     return f"{socket.gethostname()}{space}".replace(" ", "_")

@@ -1,9 +1,9 @@
-"""The common tile, read quickly: the pixels of a window of one overview, moved to where the tile wants them.
+"""The common tile, read quickly: a window of one overview, its pixels moved to where the tile wants them.
 
-A warp by GDAL is right for every tile, and costs several times what the decoding of the pixels does. Most tiles
-of a map lie wholly on their image and differ from it by little more than a turn, so that positions can be
-computed at the corners of a coarse mesh and interpolated between. What is not of this kind gets None, and is
-warped.
+A warp by GDAL is right for every tile, and costs several times what the decoding of the pixels does. Most
+tiles of a map lie wholly on their image and differ from it by little more than a turn, so that positions can
+be computed at the corners of a coarse mesh and interpolated between. What is not of this kind gets None, and
+is warped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rasterio.windows import Window
 _CELLS = 16  # of the mesh, a side
 _ERROR = 0.125  # source pixels by which an interpolated position may be wrong, as GDAL's own warp allows
 _COARSEST = 2.0  # source pixels a tile pixel from which on a bilinear kernel of four would skip some
-_NEAR = 0.1  # an overview that is coarser by less than this is taken, as GDAL's own warp does
+_NEAR = 1.06  # an overview that is coarser than the tile by less than this is taken
 _MOST = 4 * 2**20  # source pixels of a window
 _EQUATOR = 2 * math.pi * 6378137.0
 
@@ -50,7 +50,7 @@ def read(
     step = side / _CELLS
     dense = max(np.abs(np.diff(mesh, axis=a)).max() for a in (1, 2)) / step  # source pixels a tile pixel
     factors = whole.overviews(1)
-    fitting = [k for k, factor in enumerate(factors) if factor < dense + _NEAR]
+    fitting = [k for k, factor in enumerate(factors) if factor <= dense * _NEAR]
     source = opened(fitting[-1]) if fitting else whole
     scale = np.array([source.width / whole.width, source.height / whole.height])
     mesh = mesh * scale[:, None, None]

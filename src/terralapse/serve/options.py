@@ -75,8 +75,8 @@ class Options:
 
     Raises:
         FileMissingError: a folder that is not there.
-        SettingError: inputs, a cluster or a database without a workspace, an open host without a token, a token easily guessed,
-            a bad port or basemap.
+        SettingError: inputs, a cluster or a database without a workspace, an open host without a token, a
+            token easily guessed, a bad port or basemap.
     """
 
     results: tuple[Path, ...] = ()
