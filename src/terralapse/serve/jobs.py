@@ -190,7 +190,7 @@ class Jobs:
                 return job.as_dict()
         raise QueueFullError
 
-    def _mine(self) -> Select[tuple[Job]]:
+    def _mine(self) -> Select[Job]:
         return select(Job).where(Job.place == self._place)
 
     def all(self) -> list[dict[str, Any]]:
