@@ -261,7 +261,7 @@ def test_what_ran_when_the_server_ended_runs_again(tmp_path):
         time.sleep(0.02)
     jobs.stop()
     later = Jobs(tmp_path, fake(tmp_path, body))
-    assert later.get(identity)["state"] == "running"
+    assert later.get(identity)["state"] == "queued"
     later.start()
     try:
         assert wait_for(later, identity, "done", "failed")["state"] == "done"

@@ -15,7 +15,7 @@ import pytest
 from serve_clients import TOKEN, running
 from terralapse.errors import SettingError
 from terralapse.serve.options import Options
-from terralapse.serve.run import serve
+from terralapse.serve.run import _bind, serve
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -65,6 +65,11 @@ def test_an_address_that_cannot_be_had_is_said_to_be_so() -> None:
         port = held.getsockname()[1]
         with pytest.raises(SettingError, match=f"127.0.0.1:{port}: is taken. Choose another with --port"):
             serve(Options(port=port), print)
+
+
+def test_a_small_answer_does_not_wait_for_the_word_of_the_client() -> None:
+    with _bind(Options(port=0)) as bound:
+        assert bound.proto == socket.IPPROTO_TCP
 
 
 _PROBE = """

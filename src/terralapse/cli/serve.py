@@ -43,6 +43,17 @@ def serve(
         Path | None,
         typer.Option(help="A folder for reviews and samples; by default --workspace, else none are kept."),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TERRALAPSE_DATABASE",
+            help="Keep the queue and the reviews in a PostgreSQL, postgresql+psycopg://USER@HOST/NAME.",
+        ),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Run analyses under the workers of a Dask cluster, tcp://HOST:8786."),
+    ] = None,
     llm: Annotated[
         str | None, typer.Option(help="A language model that may be asked on the page, beside the rules.")
     ] = None,
@@ -71,6 +82,8 @@ def serve(
         urls=allow_urls,
         limits=Limits(upload=int(upload_limit * 10**9)),
         reviews=reviews,
+        database=database,
+        dask=dask,
         llm=llm,
         base_url=base_url,
     )

@@ -49,11 +49,12 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
         looker: who looks at new images; servers of tests share one.
 
     Raises:
-        TerralapseError: a folder that was named and holds a damaged result.
+        TerralapseError: a folder that was named and holds a damaged result; a database or a cluster that
+            cannot be reached.
     """
     library = Library(options)
     desk = None if options.workspace is None else Desk(options.workspace, options, looker)
-    notebook = None if options.kept is None else Notebook(options.kept)
+    notebook = None if options.kept is None else Notebook(options.kept, options.database)
     answering = ask_api.Answering(options)
 
     @asynccontextmanager

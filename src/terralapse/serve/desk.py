@@ -11,6 +11,7 @@ from terralapse.serve import jobs_api, uploads_api
 from terralapse.serve.inputs import Inputs
 from terralapse.serve.jobs import Jobs
 from terralapse.serve.looks import Looker
+from terralapse.serve.on_dask import OnDask
 from terralapse.serve.options import Options
 from terralapse.serve.sources import Sources
 from terralapse.serve.uploads import Uploads
@@ -30,7 +31,8 @@ class Desk:
     def __init__(self, workspace: Path, options: Options, looker: Looker | None = None) -> None:
         limits = options.limits
         fetch = limits.fetch if options.urls else None
-        self.jobs = Jobs(workspace, fetch=fetch)
+        runner = None if options.dask is None else OnDask(options.dask)
+        self.jobs = Jobs(workspace, fetch=fetch, database=options.database, runner=runner)
         self._owns = looker is None
         self._soon = options.uploads or options.urls
         self.looker = looker or Looker(limits.look, limits.look_memory, limits.pixels, fetch)

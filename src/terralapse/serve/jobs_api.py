@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,13 +113,13 @@ def router(jobs: Jobs, sources: Sources) -> APIRouter:
         async def follow() -> AsyncIterator[str]:
             nonlocal streams
             streams += 1
-            seen, quiet = -1, 0.0
+            seen, quiet = "", 0.0
             try:
                 while not jobs.closed:
-                    if jobs.version != seen:
-                        seen, quiet = jobs.version, 0.0
-                        listed = await asyncio.to_thread(jobs.all)
-                        yield f"data: {json.dumps({'jobs': listed})}\n\n"
+                    listed = jobs.fresh() or await asyncio.to_thread(jobs.listing)
+                    if listed != seen:
+                        seen, quiet = listed, 0.0
+                        yield f"data: {listed}\n\n"
                     elif quiet >= _BREATH:
                         quiet = 0.0
                         yield ": still here\n\n"

@@ -1,4 +1,4 @@
-"""What people said: of polygons and of sample points, each edit kept, in SQLite.
+"""What people said: of polygons and of sample points, each edit kept, in a database.
 
 Nothing is ever changed: an edit is a new row with the next version. Two people who edit the same thing at
 once both ask for the same version, and the second is told what the first one said. A row is on the disk
@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import UniqueConstraint, create_engine, event, func, select
+from sqlalchemy import UniqueConstraint, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from terralapse.serve.store import open_store
 
 FILE = ".terralapse-reviews.sqlite"
 MOST_EDITS = 500  # of one polygon or point
@@ -94,19 +96,21 @@ class TooMuchError(Exception):
 
 
 class Notebook:
-    """The edits in a folder; safe to use from several threads and processes.
+    """The edits in a folder or a database; safe to use from several threads, processes and servers.
 
     Args:
-        folder: of the operator, in which the file is made.
+        folder: of the operator, in which the file is made where there is no database.
+        database: the address of a PostgreSQL.
+
+    Raises:
+        SettingError: the database cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._engine = create_engine(f"sqlite:///{folder.resolve() / FILE}")
-        event.listen(self._engine, "connect", _careful)
-        Base.metadata.create_all(self._engine)
+    def __init__(self, folder: Path, database: str | None = None) -> None:
+        self._engine = open_store(database, folder.resolve() / FILE, Base.metadata)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Lets go of the database."""
         self._engine.dispose()
 
     @contextmanager
@@ -220,14 +224,6 @@ class Notebook:
                 session.commit()
         except IntegrityError as error:  # between the look and the write
             raise ConflictError(known()[-1]) from error
-
-
-def _careful(connection: Any, _record: Any) -> None:
-    """On the disk before an answer leaves; readers do not wait for writers."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ from terralapse.errors import FileMissingError, SettingError
 MOST_FEATURES = 1000  # in one page of polygons
 _SHORTEST_TOKEN = 16
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")  # what a query and a header carry as it is
+_KEEP = "Give --workspace for analyses or --reviews for reviews too."
 _LOCAL_NAMES = ("localhost",)
 
 
@@ -65,14 +66,17 @@ class Options:
         uploads: whether images may be sent to the workspace.
         urls: whether images may be named by a public https address.
         reviews: where reviews and samples are kept; by default the workspace, else none are.
+        database: `postgresql+psycopg://...`, which keeps queue, reviews and samples in place of files of
+            SQLite, for several servers together.
+        dask: the address of a Dask scheduler, under whose workers analyses run.
         llm, base_url: a language model that may answer questions beside the rules, and its endpoint (else
             OPENAI_BASE_URL).
         limits: see `Limits`.
 
     Raises:
         FileMissingError: a folder that is not there.
-        SettingError: inputs without a workspace, an open host without a token, a token easily guessed,
-            a bad port or basemap.
+        SettingError: inputs, a cluster or a database without a workspace, an open host without a token, a
+            token easily guessed, a bad port or basemap.
     """
 
     results: tuple[Path, ...] = ()
@@ -85,6 +89,8 @@ class Options:
     uploads: bool = False
     urls: bool = False
     reviews: Path | None = None
+    database: str | None = None
+    dask: str | None = None
     llm: str | None = None
     base_url: str | None = None
     limits: Limits = Limits()
@@ -106,6 +112,10 @@ class Options:
                 "are only of use together",
                 "Give --workspace for results, and --inputs, --uploads or --allow-urls for what to compare.",
             )
+        if self.dask is not None and self.workspace is None:
+            raise SettingError("dask", "is of no use without analyses", "Give --workspace too.")
+        if self.database is not None and self.kept is None:
+            raise SettingError("database", "is of no use without what it keeps", _KEEP)
         if not 0 <= self.port <= 65535:
             raise SettingError(f"port {self.port}", "is out of range", "Choose one of 1 to 65535, or 0.")
         if self.token is None and not self.loopback:

@@ -66,8 +66,9 @@ def serve(options: Options, say: Callable[[str], None], ready: Callable[[str], N
 def _bind(options: Options) -> socket.socket:
     host = options.host.strip("[]")
     try:
-        family, _, _, _, place = socket.getaddrinfo(host, options.port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        # With its protocol: asyncio sends without delay only on sockets that say that they are of TCP.
+        family, kind, protocol, _, place = socket.getaddrinfo(host, options.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(place)
         bound.listen(128)

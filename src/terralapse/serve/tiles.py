@@ -25,6 +25,7 @@ from rio_tiler.io import Reader
 from terralapse.errors import UnreadableFileError
 from terralapse.grid._gdal import GDAL_ERRORS, Handle, dataset, gdal_env, read_error
 from terralapse.grid._safety import check_image
+from terralapse.serve import lens
 from terralapse.serve.layers import Layer
 from terralapse.serve.patterns import hatch
 
@@ -148,6 +149,9 @@ class Tiler:
         """[C, h, w] as stored and bool [h, w] of what is there."""
         how: Any = "bilinear" if layer.kind == "picture" else "nearest"
         try:
+            quick = self._quick(layer, wanted)
+            if quick is not None:
+                return quick
             with self._reader(layer, grid) as reader:
                 image = reader.tile(
                     wanted.x,
@@ -163,13 +167,29 @@ class Tiler:
             raise read_error(str(layer.path), error, f"tile {wanted.z}/{wanted.x}/{wanted.y}") from error
         return image.data, image.mask > 0
 
-    @contextmanager
-    def _reader(self, layer: Layer, grid: Affine) -> Iterator[Reader]:
+    def _quick(self, layer: Layer, wanted: Wanted) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `lens.read` can read, else None."""
+        self._check(layer)
+        stamp = layer.path.stat().st_mtime_ns
+
+        def opened(overview: int | None) -> Any:
+            return dataset(Handle(str(layer.path), "GTiff", overview=overview, stamp=stamp))
+
+        with gdal_env():
+            place = (wanted.z, wanted.x, wanted.y)
+            return lens.read(opened, place, TILE * wanted.scale, layer.kind == "picture")
+
+    def _check(self, layer: Layer) -> None:
+        """Looks once at each state of a file before GDAL does."""
         stamp = layer.stamp
         if self._checked.get(layer.path) != stamp:
             if check_image(layer.path).driver != "GTiff":
                 raise UnreadableFileError(layer.path, "is no GeoTIFF", "Run the command again.")
             self._checked[layer.path] = stamp
+
+    @contextmanager
+    def _reader(self, layer: Layer, grid: Affine) -> Iterator[Reader]:
+        self._check(layer)
         handle = Handle(str(layer.path), "GTiff", stamp=layer.path.stat().st_mtime_ns)
         with gdal_env(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from terralapse.errors import TerralapseError
+from terralapse.errors import OutputLockedError, TerralapseError
 from terralapse.serve.drivers import restrict
 from terralapse.serve.looks import shut
 
@@ -24,7 +24,7 @@ ABANDONED = 75  # EX_TEMPFAIL
 
 
 def main() -> int:
-    """Runs the analysis; 0 done, 2 an error that the user can mend."""
+    """Runs the analysis; 0 done, 2 an error that the user can mend, `ABANDONED` worth another attempt."""
     task = json.loads(sys.stdin.readline())
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_watch, daemon=True).start()
@@ -43,6 +43,8 @@ def main() -> int:
             say=said.append,
             **task["settings"],
         )
+    except OutputLockedError:
+        return ABANDONED  # whoever had the job before has not quite ended
     except TerralapseError as error:
         _tell(error=f"{Path(error.what).name}: {error.fault}. {error.hint}")
         return 2

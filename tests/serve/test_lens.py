@@ -1,0 +1,88 @@
+"""Tiles that are read quickly are those that a warp by GDAL gives; what cannot be read so is warped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.transform import from_origin
+
+from terralapse.labels import BINARY_CHANGE
+from terralapse.serve.layers import Layer
+from terralapse.serve.tiles import Tiler, Wanted
+
+SIDE = 1600
+_WHERE = from_origin(380_000, 4_110_000, 1, 1)
+
+
+def cog(path: Path, data: np.ndarray, **profile: object) -> Path:
+    kept = {"driver": "COG", "width": data.shape[2], "height": data.shape[1], "count": len(data)}
+    kept |= {"dtype": data.dtype, "crs": "EPSG:32615", "transform": _WHERE, "blocksize": 256}
+    with rasterio.open(path, "w", **(kept | profile)) as file:
+        file.write(data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ground() -> np.ndarray:
+    """uint8 [3, SIDE, SIDE], smooth, so that a shift by half a pixel would be seen."""
+    y, x = np.mgrid[:SIDE, :SIDE] / 9.0
+    return np.stack([127 + 110 * np.sin(x + k) * np.cos(y - k) for k in range(3)]).astype(np.uint8)
+
+
+def tile_at(tiler: Tiler, layer: Layer, zoom: int, scale: int = 1) -> Wanted:
+    west, south, east, north = tiler.extent(layer, Affine.identity()).bounds
+    lon, lat = np.radians(((west + east) / 2, (south + north) / 2))
+    x = int((1 + lon / np.pi) / 2 * 2**zoom)
+    return Wanted(zoom, x, int((1 - np.arcsinh(np.tan(lat)) / np.pi) / 2 * 2**zoom), scale)
+
+
+def both(layer: Layer, zoom: int, scale: int, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    tiler = Tiler(2**20, 4, 4)
+    wanted = tile_at(tiler, layer, zoom, scale)
+    quick = tiler._quick(layer, wanted)
+    assert quick is not None
+    monkeypatch.setattr(tiler, "_quick", lambda *_: None)
+    warped = tiler._read(layer, Affine.identity(), wanted)
+    assert quick[0].shape == warped[0].shape == (len(quick[0]), 256 * scale, 256 * scale)
+    assert np.mean(quick[1] != warped[1]) < 0.01
+    there = quick[1] & warped[1]
+    assert there.mean() > 0.5
+    return [quick[0][:, there].astype(int), warped[0][:, there].astype(int)]
+
+
+@pytest.mark.parametrize(("zoom", "scale"), [(18, 1), (17, 1), (17, 2)])
+def test_a_picture_is_that_of_a_warp(tmp_path, ground, monkeypatch, zoom, scale):
+    layer = Layer("before", "Before", cog(tmp_path / "a.tif", ground, photometric="rgb"), "picture")
+    quick, warped = both(layer, zoom, scale, monkeypatch)
+    assert np.abs(quick - warped).max() <= 3
+    assert abs(np.mean(quick - warped)) < 0.75  # a level of 256 at the most, by rounding
+
+
+@pytest.mark.parametrize(("zoom", "scale"), [(18, 1), (17, 1), (16, 1), (17, 2)])
+def test_classes_are_those_of_a_warp(tmp_path, ground, monkeypatch, zoom, scale):
+    classes = (ground[:1] > 127).astype(np.uint8)
+    classes[ground[1:2] > 200] = 255
+    path = cog(tmp_path / "a.tif", classes, nodata=255, overview_resampling="nearest")
+    table = np.zeros((256, 4), np.uint8)
+    layer = Layer("change", BINARY_CHANGE.title, path, "class", table=table)
+    quick, warped = both(layer, zoom, scale, monkeypatch)
+    assert np.mean(quick != warped) < 0.01  # positions on the edge of a pixel
+
+
+def test_edges_masks_and_what_has_no_place_are_warped(tmp_path, ground):
+    tiler = Tiler(2**20, 4, 4)
+    whole = Layer("a", "A", cog(tmp_path / "a.tif", ground), "picture")
+    middle = tile_at(tiler, whole, 18)
+    assert tiler._quick(whole, middle) is not None
+    assert tiler._quick(whole, tile_at(tiler, whole, 14)) is None  # wider than the picture
+    holes = ground.copy()
+    holes[:, 790:810, 790:810] = 0
+    masked = Layer("b", "B", cog(tmp_path / "b.tif", holes, nodata=0), "picture")
+    assert tiler._quick(masked, middle) is None
+    turned = _WHERE @ Affine.rotation(10)
+    bent = Layer("c", "C", cog(tmp_path / "c.tif", ground, transform=turned, driver="GTiff"), "picture")
+    assert tiler._quick(bent, middle) is None
