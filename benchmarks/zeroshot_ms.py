@@ -3,7 +3,8 @@
     python benchmarks/zeroshot_ms.py --data ../shared/data
 
 writes benchmarks/results/zeroshot_ms.json. Two sets of tiles, each with a split by place that was fixed
-before anything was looked at: the western half trains the prototypes, the eastern half, without a strip of
+before anything was scored (band means of all of Slovenia had been seen, and its cloudy dates left out): the
+western half trains the prototypes, the eastern half, without a strip of
 one tile beside it, is the test. Nothing is chosen on either; the rules see neither.
 
 - `flood`: the chip of Spain of Sen1Floods11 (L1C), tiles of 16 x 16 pixels of which 90 % or more have one

@@ -12,6 +12,8 @@ from terralapse.errors import FileMissingError, SettingError, UnreadableFileErro
 from terralapse.labels import DAMAGE, SCHEMES, ClassScheme
 
 if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
     from terralapse.products.facts import Facts
     from terralapse.products.result import ChangeResult
 
@@ -44,13 +46,9 @@ def add_classes(
         SettingError: one map without the other, no scheme or one that is not known.
         ModelInputError: a map holds values that the scheme has not.
     """
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
     from terralapse.grid._gdal import gdal_env
     from terralapse.products.class_facts import AFTER, BEFORE, DAMAGED, ClassMaps, class_facts, silent
     from terralapse.products.facts import Facts, write_facts
-    from terralapse.products.facts_file import VERSION, read_facts
     from terralapse.products.qgis import class_style
     from terralapse.products.record import products_of, write_json
     from terralapse.products.result import ChangeResult
@@ -60,16 +58,7 @@ def add_classes(
     if known is None and damage is None:
         raise SettingError("facts", "got no map to add", "Give --classes-before and --classes-after.")
     folder = Path(output)
-    run = ChangeResult(folder).run
-    if "grid" not in run or run.get("kind") == "series":
-        raise UnreadableFileError(folder, "is no run of two dates", "Give a folder of `terralapse change`.")
-    record = read_facts(folder / "facts.json")
-    if record["version"] != VERSION:
-        raise UnreadableFileError(
-            folder / "facts.json", "is of an older version", "Run `terralapse change` again."
-        )
-    grid = run["grid"]
-    box = GeoBox((grid["height"], grid["width"]), Affine(*grid["transform"]), grid["crs"])
+    run, record, box = finished(folder)
     wanted: dict[str, tuple[Path, ClassScheme]] = {}
     if known is not None and before is not None and after is not None:
         wanted = {BEFORE: (Path(before), known), AFTER: (Path(after), known)}
@@ -151,3 +140,28 @@ def staged_beside(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
         yield Path(made)
         for name in names:
             (Path(made) / name).replace(folder / name)
+
+
+def finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any], GeoBox]:
+    """`run.json` and `facts.json` of a finished run of two dates, and its grid.
+
+    Raises:
+        FileMissingError, UnreadableFileError: no such run, or facts of an older version.
+    """
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    from terralapse.products.facts_file import VERSION, read_facts
+    from terralapse.products.result import ChangeResult
+
+    run = ChangeResult(folder).run
+    if "grid" not in run or run.get("kind") == "series":
+        raise UnreadableFileError(folder, "is no run of two dates", "Give a folder of `terralapse change`.")
+    record = read_facts(folder / "facts.json")
+    if record["version"] != VERSION:
+        raise UnreadableFileError(
+            folder / "facts.json", "is of an older version", "Run `terralapse change` again."
+        )
+    grid = run["grid"]
+    box = GeoBox((grid["height"], grid["width"]), Affine(*grid["transform"]), grid["crs"])
+    return run, record, box

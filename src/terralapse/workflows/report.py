@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from terralapse.errors import SettingError, TerralapseError, UnreadableFileError
+from terralapse.errors import SettingError, TerralapseError
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -41,31 +41,17 @@ def report(
         SettingError: no such kind, or an event that is too long.
         FileMissingError, UnreadableFileError: no finished run of two dates, or damaged files.
     """
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
     from terralapse.grid._gdal import gdal_env
     from terralapse.products.facts import Facts
-    from terralapse.products.facts_file import VERSION, read_facts
     from terralapse.products.record import products_of, write_json
-    from terralapse.products.result import ChangeResult
-    from terralapse.workflows.facts import staged_beside
+    from terralapse.workflows.facts import finished, staged_beside
 
     if kind not in KINDS:
         raise SettingError(f"kind {kind}", "is no kind of report", f"Choose {' or '.join(KINDS)}.")
     if len(event) > _LONGEST or any(not c.isprintable() for c in event):
         raise SettingError("event", "is no name of one line", f"Give at most {_LONGEST} characters.")
     folder = Path(output)
-    run = ChangeResult(folder).run
-    if "grid" not in run or run.get("kind") == "series":
-        raise UnreadableFileError(folder, "is no run of two dates", "Give a folder of `terralapse change`.")
-    record = read_facts(folder / "facts.json")
-    if record["version"] != VERSION:
-        raise UnreadableFileError(
-            folder / "facts.json", "is of an older version", "Run `terralapse change` again."
-        )
-    grid = run["grid"]
-    box = GeoBox((grid["height"], grid["width"]), Affine(*grid["transform"]), grid["crs"])
+    run, record, box = finished(folder)
     with gdal_env(), staged_beside(folder, (*FILES, "run.json")) as staged:
         made = _made(Facts.from_dict(record), folder, run, box, event, say or (lambda _: None))
         _write(made, folder, staged, run, box)
