@@ -105,13 +105,14 @@ def quality(data: Path, guides: Path, detector: ChangeDetector, share: str, seed
 
 
 # --- one run ---------------------------------------------------------------------------------------------
-def run(method: str, seed: int, data: Path, runs: Path) -> dict[str, Any]:
+def run(method: str, seed: int, data: Path, runs: Path, epochs: int) -> dict[str, Any]:
     """Trains and scores one network, or reads what it scored."""
-    out = runs / f"{method}-{seed}"
+    out = runs / f"{method}-{seed}-{epochs}"
     stored = out / "score.json"
     if stored.exists():
         return json.loads(stored.read_text())
-    recipe = replace(Recipe.read(RECIPE), method=method, seed=seed, guides=str(runs / f"guides-{seed}"))
+    recipe = replace(Recipe.read(RECIPE), method=method, seed=seed, epochs=epochs)
+    recipe = replace(recipe, guides=str(runs / f"guides-{seed}"))
     weights = fit(recipe, data / SET, out, resume=(out / "last.ckpt").exists())
     torch.set_num_threads(1)
     detector = registry.build(recipe.model, weights=weights)
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help=f"holds {SET} and seg_buildings_multi")
     parser.add_argument("--runs", type=Path, default=Path("runs/semi"))
     parser.add_argument("--only", help="METHOD:SEED")
+    parser.add_argument("--epochs", type=int, default=Recipe.read(RECIPE).epochs, help="of 150 steps")
     parser.add_argument("--buildings", action="store_true", help="label buildings as well; minutes longer")
     chosen = parser.parse_args()
     wanted = [(method, seed) for seed in SEEDS for method in METHODS]
@@ -284,11 +286,11 @@ def main() -> None:
             parser.error(f"--only {chosen.only}: write METHOD:SEED with one of {', '.join(METHODS)}")
         if method == "semicd-vl":
             make_guides(chosen.data, chosen.runs, int(seed), chosen.buildings)
-        run(method, int(seed), chosen.data, chosen.runs)
+        run(method, int(seed), chosen.data, chosen.runs, chosen.epochs)
         return
     guides = {s: make_guides(chosen.data, chosen.runs, s, chosen.buildings) for s in SEEDS}
-    recipe = Recipe.read(RECIPE)
-    results = [run(method, seed, chosen.data, chosen.runs) for method, seed in wanted]
+    recipe = replace(Recipe.read(RECIPE), epochs=chosen.epochs)
+    results = [run(method, seed, chosen.data, chosen.runs, chosen.epochs) for method, seed in wanted]
     found = {
         "version": __version__,
         "steps": recipe.epochs * (recipe.samples // recipe.batch),

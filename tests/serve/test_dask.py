@@ -110,6 +110,23 @@ def test_as_many_run_at_once_as_there_are_workers_and_tell_how_far_they_are(tmp_
     until(lambda: {j["state"] for j in jobs.all()} == {"done"})
 
 
+def test_two_that_start_together_get_a_worker_each_though_the_scheduler_has_not_heard_of_the_first(
+    tmp_path, cluster, monkeypatch
+):
+    cluster.wait_for_workers(2)
+    runner = OnDask(cluster.scheduler_address, (sys.executable, "-c", "input()"))
+    idle = dict.fromkeys(runner.workers(), ())
+    monkeypatch.setattr(runner._client, "processing", lambda: idle)
+    attempts: list[Any] = [runner.start({"output": str(tmp_path / name)}) for name in "ab"]
+    assert {a._worker for a in attempts} == set(idle)
+    attempts[0].end()
+    again: Any = runner.start({"output": str(tmp_path / "c")})
+    assert again._worker == attempts[0]._worker
+    for attempt in (again, attempts[1]):
+        attempt.end()
+    runner.close()
+
+
 def test_cancelling_ends_the_process_under_the_worker_and_removes_its_work(tmp_path, queue):
     jobs = queue(WAIT)
     identity = add(jobs)

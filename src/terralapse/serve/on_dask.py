@@ -46,6 +46,7 @@ class OnDask:
         self._address, self._command = address, command
         self._topic = f"terralapse-{secrets.token_hex(6)}"
         self._listening: dict[str, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._placed: dict[str, str] = {}  # the worker of each attempt that has not ended
         self._lock = threading.Lock()
         self._counted = (-_COUNT, frozenset[str]())
         try:
@@ -95,28 +96,41 @@ class OnDask:
             raise OSError("the scheduler is away") from error
         if not busy:
             raise OSError("no worker is there")
-        worker = min(busy, key=lambda name: (len(busy[name]), name))
         name = secrets.token_hex(8)
+        with self._lock:
+            # The scheduler may not have heard of the attempt before this one, so that ours are counted here.
+            load = {w: {str(k) for k in keys} | self._keys(w) for w, keys in busy.items()}
+            worker = min(load, key=lambda w: (len(load[w]), w))
+            self._placed[name] = worker
         news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._listening[name] = news
         # Pinned: where its worker dies, the queue of the server decides what becomes of it, not Dask.
-        future = self._client.submit(
-            carry_out,
-            dict(task),
-            self._command,
-            self._topic,
-            name,
-            key=f"terralapse-{name}",
-            workers=[worker],
-            allow_other_workers=False,
-            pure=False,
-            retries=0,
-        )
+        try:
+            future = self._client.submit(
+                carry_out,
+                dict(task),
+                self._command,
+                self._topic,
+                name,
+                key=_key(name),
+                workers=[worker],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+        except (RuntimeError, ValueError, AttributeError) as error:
+            self.forget(name)
+            raise OSError("the scheduler is away") from error
         return _Afar(self, future, worker, name, news)
 
     def forget(self, name: str) -> None:
         """Hears no more of an attempt."""
         self._listening.pop(name, None)
+        with self._lock:
+            self._placed.pop(name, None)
+
+    def _keys(self, worker: str) -> set[str]:
+        return {_key(name) for name, at in self._placed.items() if at == worker}
 
     def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
         news = self._listening.get(event[1].get("name", ""))
@@ -180,12 +194,17 @@ class _Afar:
             return  # the scheduler is away and has forgotten it anyway
 
 
+def _key(name: str) -> str:
+    """What Dask calls an attempt."""
+    return f"terralapse-{name}"
+
+
 def carry_out(task: dict[str, Any], command: tuple[str, ...], topic: str, name: str) -> tuple[str, str]:
     """On a worker: an attempt in a process of its own, ended when nobody wants the task any more."""
     from distributed import get_worker
 
     worker = get_worker()
-    key = f"terralapse-{name}"
+    key = _key(name)
     process = Process(task, command)
     over = threading.Event()
 
