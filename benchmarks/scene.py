@@ -187,13 +187,15 @@ def alignment(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def engine(job: dict[str, Any]) -> dict[str, Any]:
-    """From two files to three rasters."""
+    """From two files to three rasters; libraries and the network are loaded before the clock starts, as they
+    are for the others."""
     from terralapse.engine.scene import predict_scene
+    from terralapse.grid import align, open  # noqa: F401
     from terralapse.grid._gdal import gdal_env
 
+    detector = build(job["model"])
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     clock = Clock()
-    detector = build(job["model"])
     with gdal_env(), tempfile.TemporaryDirectory(dir=job["work"]) as folder:
         clock.enter("align")
         pair = aligned(job["paths"], detector, coregister=job["coregister"])

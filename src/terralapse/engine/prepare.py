@@ -35,11 +35,15 @@ from terralapse.tasks.change import ChangeDetector
 Progress = Callable[[str, int, int], None]
 
 FORMAT = 1  # of the records on disk: runs of another format are not resumed
-TILE_MEMORY = 1152 * memory.MIB  # working memory of the network; the whole process then stays below 2 GiB
+TILE_MEMORY = (
+    1536 * memory.MIB
+)  # working memory of the network; the process stays 1.5 GiB above its libraries
 GPU_MEMORY = 4096 * memory.MIB  # the same on a GPU, whose memory is its own
 HELD = 4  # copies of a tile's pixels that are held for each that is computed: read ahead, put together
 THREADS_GAIN = 0.4  # n threads on one tile are n ** 0.4 times as fast as one: 1.3 for two, measured
 HELD_PLANES = 8  # copies of a tile's planes of classes, float32: computed, waiting to be stored, and sums
+LOOKED_AT = 768  # side of the tile, at most, that the memory of a network is measured on
+MANY_TILES = 24  # of that side in a scene, from which on the measurement pays
 BATCH_PIXELS = 1 << 20  # small tiles are batched up to this many pixels
 
 
@@ -124,7 +128,7 @@ def prepare(
         if rule is not None and wanted == "auto" and precision.name == "bf16":
             precision = steady_classes(precision, detector, state, device, probe, rule)
         eager = TorchRunner(detector, state, device, precision.name, classes=rule is not None)
-        per_pixel = _working_memory(eager, probe)
+        per_pixel = _working_memory(eager, probe, pair.shape, detector.multiple, _tile_memory(device))
     needs = per_pixel + HELD * 8 * len(pair.bands)
     if rule is not None:
         needs += HELD_PLANES * 4 * rule.planes
@@ -219,11 +223,22 @@ def _probe(sample: PairSample, detector: ChangeDetector) -> np.ndarray:
     return np.ascontiguousarray(sample.pair.read(Window(row, col, side, side)).images[None])
 
 
-def _working_memory(run: Runner, probe: np.ndarray) -> float:
-    """Bytes for each pixel of a tile; some of the probe is masked, which can take a network more."""
+def _working_memory(
+    run: Runner, probe: np.ndarray, shape: tuple[int, int], multiple: int, room: int
+) -> float:
+    """Bytes for each pixel of a tile; some of the probe is masked, which can take a network more.
+
+    A network that computes large tiles piece by piece takes less for each pixel of them: a scene of many
+    tiles is worth another look, on a tile about as large as its own will be.
+    """
     masked = probe.copy()
     masked[..., : probe.shape[-2] // 8, :] = np.nan
-    return bytes_per_pixel(run, masked)
+    found = bytes_per_pixel(run, masked)
+    side = min(LOOKED_AT, int((room / found) ** 0.5)) // multiple * multiple
+    if side < 1.5 * max(probe.shape[-2:]) or MANY_TILES * side**2 > shape[0] * shape[1]:
+        return found
+    more = [(0, 0)] * 3 + [(0, max(0, side - now)) for now in masked.shape[-2:]]
+    return bytes_per_pixel(run, np.pad(masked, more, mode="wrap"), warm=True)
 
 
 def _tile_memory(device: torch.device) -> int:

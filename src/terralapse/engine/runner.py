@@ -360,12 +360,13 @@ def dependence(
 
 
 # --- memory ----------------------------------------------------------------------------------------
-def bytes_per_pixel(run: Runner, probe: np.ndarray) -> float:
+def bytes_per_pixel(run: Runner, probe: np.ndarray, *, warm: bool = False) -> float:
     """Working memory for each pixel of a tile: tensors and arrays alive at once, counted, not sampled.
 
     The same on every machine and in every run, so that the tile that is chosen from it is too.
     """
-    run(probe)  # the first call also loads what is loaded late
+    if not warm:
+        run(probe)  # the first call also loads what is loaded late
     live = LiveTensors()
     tracing = tracemalloc.is_tracing()
     if not tracing:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -364,10 +364,17 @@ class _Run:
             "TERRALAPSE_SEAMS": str(self.plan.seams),
         }
         count = len(self.rasters)
-        for number, layer in enumerate(self.rasters):  # one by one: drafts of all would fill GDAL's cache
-            self.report("write", number, count)
-            self._write(layer, tags)
-        self.report("write", count, count)
+        self.report("write", 0, count)
+        # Two at a time, for a draft is written by one thread; the drafts of all would fill GDAL's cache.
+        with ThreadPoolExecutor(min(2, self.threads), thread_name_prefix="write") as writers:
+            written = [writers.submit(self._write, layer, tags) for layer in self.rasters]
+            try:
+                for number, future in enumerate(as_completed(written)):
+                    future.result()
+                    self.report("write", number + 1, count)
+            except BaseException:
+                writers.shutdown(wait=True, cancel_futures=True)
+                raise
         self.seconds["write"] = time.perf_counter() - started
         return self._result()
 

@@ -10,10 +10,9 @@ import math
 from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 from rasterio.transform import Affine
@@ -35,6 +34,9 @@ from terralapse.grid.scene import Block, Note, Scene, SceneInfo, Source, Window,
 from terralapse.grid.sentinel2 import scl_codes
 from terralapse.labels import SceneMask
 from terralapse.sensors import Unit
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _X = ("x", "lon", "longitude", "easting", "projection_x_coordinate")
 _Y = ("y", "lat", "latitude", "northing", "projection_y_coordinate")
@@ -234,6 +236,8 @@ def dates_of(path: Path) -> list[datetime]:
 
 def _open(path: Path) -> xr.Dataset:
     try:
+        import xarray as xr  # with pandas, half a second that images do without
+
         if is_zarr(path):
             return xr.open_zarr(path, chunks=None, decode_coords="all")
         engine = {"HDF5": "h5netcdf", "NETCDF3": "scipy"}.get(format_of(path))

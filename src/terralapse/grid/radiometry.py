@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.stats import chi2
+from scipy.special import chdtrc, gammaincinv
 
 from terralapse.grid.pair import Pair
 from terralapse.grid.scene import Note, Window
@@ -113,7 +113,7 @@ def _weighted_variance(channels: int) -> float:
     """Variance of a normal variate under weights equal to its own probability of no change, over the variance
     without: what the reweighting takes away from the spread that it is judged by."""
     u = (np.arange(10_000) + 0.5) / 10_000
-    return float(((1 - u) * chi2.ppf(u, channels)).mean() / (0.5 * channels))
+    return float(((1 - u) * 2 * gammaincinv(channels / 2, u)).mean() / (0.5 * channels))
 
 
 def no_change_probability(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def no_change_probability(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         b /= np.sqrt(np.maximum(np.einsum("ij,ik,kj->j", b, syy, b), 1e-30))
         variates = dx @ a - dy @ b
         z = (variates**2 / np.maximum(2 * (1 - rho), 1e-12)).sum(axis=1)
-        weight = chi2.sf(z * shrunk, channels)
+        weight = chdtrc(channels, z * shrunk)
         shrunk = consistent
         if np.abs(rho - previous).max() < 1e-4 or weight.sum() < 10 * channels:
             break

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terralapse.layers.folding import folded, inferring
+from terralapse.layers.strips import in_strips, strip_rows
 
 BN_EPS = 1e-3  # of the published ImageNet weights
 
@@ -54,16 +55,25 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         """`inside` [B, 1, H, W], zero beyond the edge of the data (see `within`)."""
-        if inferring(self) and not isinstance(self.expand, nn.Identity):
-            # Image by image: the expanded features are by far the largest.
+        if inferring(self):
+            # Image by image and in strips: the expanded features are by far the largest.
+            conv = self.depthwise.conv
+            reach, stride = conv.kernel_size[0] // 2, conv.stride[0]
+            rows = strip_rows(conv.in_channels * x.shape[-1] * stride * x.element_size())
             masks = [None] * len(x) if inside is None else inside.split(1)
-            y = torch.cat([self._bottleneck(*one) for one in zip(x.split(1), masks, strict=True)])
+            y = torch.cat(
+                [
+                    in_strips(self._bottleneck, one, rows, reach=reach, stride=stride)
+                    for one in zip(x.split(1), masks, strict=True)
+                ]
+            )
             return y.add_(x) if self.residual else y
         y = self.project(self.depthwise(within(self.expand(x), inside)))
         return x + y if self.residual else y
 
     def _bottleneck(self, x: Tensor, inside: Tensor | None) -> Tensor:
-        return self.project(self.depthwise(within(self.expand(x), inside, in_place=True)))
+        wide = self.expand(x)
+        return self.project(self.depthwise(within(wide, inside, in_place=wide is not x)))
 
 
 def within(x: Tensor, inside: Tensor | None, *, in_place: bool = False) -> Tensor:

@@ -9,6 +9,7 @@ there is no pooling over the image, no attention, and no normalisation but that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from terralapse.layers.folding import inferring
 from terralapse.layers.mbconv import ConvBN, InvertedResidual, within
 from terralapse.layers.padding import pad_to_multiple
 from terralapse.layers.pairing import SymmetricFusion
+from terralapse.layers.strips import in_strips, strip_rows
 from terralapse.layers.weights import load_weights
 from terralapse.registry import register
 from terralapse.sensors import Unit
@@ -184,45 +186,76 @@ class LapseNet(nn.Module):
         """
         x = images.transpose(0, 1).flatten(0, 1)  # [2B, C, H, W]: all first dates, then all second dates
         x = x.contiguous(memory_format=torch.channels_last)
-        x, in2, in4, in8 = self._edges(x, valid)
+        known = None if valid is None else valid[:, None].to(x.dtype).repeat(2, 1, 1, 1)
+        in2, in4, in8 = self._masks(known)
         # The same encoder for both dates; strides are with respect to the zoomed input.
-        x = self.stem(x)  # under the same name, so that the zoomed input does not stay in memory
-        e2 = x = _run(self.stage2, x, in2, in2)  # [2B, 16, H/2, W/2]
+        row = 4 * x.shape[0] * x.shape[-1] * 32  # bytes; the features of the stem are of half the size
+        reach, stride = (2, 1) if self.zoom == 2 else (3, 2)
+        e2 = self._in_strips(self._first, (x, known), row, reach, stride)  # [2B, 16, H/2, W/2]
+        del x
         e4 = _run(self.stage4, e2, in2, in4)  # [2B, 24, H/4, W/4]
         e8 = _run(self.stage8, e4, in4, in8)  # [2B, 80, H/8, W/8]
         # The dates meet at each stride; the decoder has one map a pair.
         in2, in4, in8 = (None if m is None else m[: images.shape[0]] for m in (in2, in4, in8))
         alone = inferring(self)  # nobody else needs the features that are masked
         d8 = self.refine8(within(self.fuse8(e8), in8, in_place=alone))  # [B, 128, H/8, W/8]
-        d4 = torch.cat([F.interpolate(self.narrow8(d8), scale_factor=2.0), self.fuse4(e4)], dim=1)
-        d4 = self.refine4(within(d4, in4, in_place=alone))  # [B, 64, H/4, W/4]
-        d2 = self.fuse2(e2)  # first, while the features beside it are small
-        d2 = torch.cat([F.interpolate(self.narrow4(d4), scale_factor=2.0), d2], dim=1)
-        del x, e2, e4, e8, d8, d4  # the last step has the largest features of the decoder
-        d2 = self.refine2(within(d2, in2, in_place=alone))  # [B, 32, H/2, W/2]
-        logits = self.head(d2)  # [B, 4, H/2, W/2], each one of 2 x 2 pixels; at zoom 2 [B, 1, H, W]
+        d4 = self._step(self.fuse4, self.refine4, e4, self.narrow8(d8), in4)  # [B, 64, H/4, W/4]
+        d4 = self.narrow4(d4)
+        del e4, e8, d8  # the last step has the largest features
+        # [B, 4, H/2, W/2], each one of 2 x 2 pixels; at zoom 2 [B, 1, H, W]
+        logits = self._step(self.fuse2, lambda d2: self.head(self.refine2(d2)), e2, d4, in2)
         return F.pixel_shuffle(logits, 2 // self.zoom).squeeze(1)
 
-    def _edges(
-        self, x: Tensor, valid: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """The zoomed input, and for strides 2, 4 and 8 a mask [2B, 1, h, w] of where there is any data."""
-        if self.zoom > 1:
-            zoomed = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", align_corners=False)
-        else:
-            zoomed = x
-        if valid is None:
-            return zoomed, None, None, None
-        known = valid[:, None].to(x.dtype).repeat(2, 1, 1, 1)
-        if (
-            self.zoom > 1
-        ):  # zeros beyond the edge must not be mixed into the data: divide by the weight of data
-            weight = F.interpolate(known, scale_factor=self.zoom, mode="bilinear", align_corners=False)
-            known = F.interpolate(known, scale_factor=self.zoom)
-            zoomed = zoomed.div_(weight.clamp_(min=0.1)).masked_fill_(known == 0, 0.0)
-        at2 = F.max_pool2d(known, 2)
+    def _masks(self, known: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """For strides 2, 4 and 8 a mask [2B, 1, h, w] of where there is any data."""
+        if known is None:
+            return None, None, None
+        at2 = known if self.zoom == 2 else F.max_pool2d(known, 2)
         at4 = F.max_pool2d(at2, 2)
-        return zoomed, at2, at4, F.max_pool2d(at4, 2)
+        return at2, at4, F.max_pool2d(at4, 2)
+
+    def _first(self, x: Tensor, known: Tensor | None) -> Tensor:
+        """From the normalised images [2B, C, H, W] to the features of stride 2."""
+        if self.zoom > 1:
+            x = x.contiguous(memory_format=torch.channels_last)
+            x = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", align_corners=False)
+            if known is not None:
+                # Zeros beyond the edge must not be mixed into the data: divide by the weight of data.
+                weight = F.interpolate(known, scale_factor=self.zoom, mode="bilinear", align_corners=False)
+                outside = F.interpolate(known, scale_factor=self.zoom) == 0
+                x = x.div_(weight.clamp_(min=0.1)).masked_fill_(outside, 0.0)
+        in2 = self._masks(known)[0]
+        return _run(self.stage2, self.stem(x), in2, in2)
+
+    def _step(
+        self,
+        fuse: nn.Module,
+        refine: Callable[[Tensor], Tensor],
+        features: Tensor,
+        coarse: Tensor,
+        inside: Tensor | None,
+    ) -> Tensor:
+        """The dates of one stride [2B, C, h, w] with what was decoded at the next, [B, C', h/2, w/2]."""
+
+        def run(features: Tensor, coarse: Tensor, inside: Tensor | None) -> Tensor:
+            both = torch.cat([F.interpolate(coarse, scale_factor=2.0), fuse(features)], dim=1)
+            return refine(within(both, inside, in_place=inferring(self)))
+
+        row = 2 * coarse.shape[1] * features.shape[-1] * coarse.element_size() * coarse.shape[0]
+        return self._in_strips(run, (features, coarse, inside), row, 1)
+
+    def _in_strips(
+        self,
+        run: Callable[..., Tensor],
+        inputs: tuple[Tensor | None, ...],
+        row_bytes: int,
+        reach: int,
+        stride: int = 1,
+    ) -> Tensor:
+        """In inference strip by strip: the features of the largest maps then fit in a cache."""
+        if not inferring(self):
+            return run(*inputs)
+        return in_strips(run, inputs, strip_rows(row_bytes), reach=reach, stride=stride)
 
 
 def _run(blocks: nn.Sequential, x: Tensor, before: Tensor | None, after: Tensor | None) -> Tensor:
