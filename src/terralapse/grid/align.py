@@ -29,6 +29,7 @@ from terralapse.labels import Reason, SceneMask, pair_reason
 from terralapse.sensors import Unit
 
 _DATES = ("before", "after")
+_OWN_STEP = 4  # pixels, up to which a preview is decimated by what it needs
 _PREVIEW_SHARE = 0.25  # of a preview pixel that must be usable: a picture shows what there is
 _USABLE = 255  # above all reasons, so that the lower of two codes is what keeps a pixel from being compared
 _REASONS = np.array([[int(pair_reason(m, date)) for m in SceneMask] for date in (0, 1)], np.uint8)
@@ -168,6 +169,8 @@ class AlignedPair(Pair):
         """The whole pair decimated, from overviews where the scenes have them."""
         height, width = self.shape
         step = max(1, -(-max(height, width) // max_size))
+        if step > _OWN_STEP:
+            step = 1 << (step - 1).bit_length()  # overviews halve: any other step is read from a finer one
         shape = (-(-height // step), -(-width // step))
         names = None if bands is None else (self._named(0, bands), self._named(1, bands))
         block = self._block(Affine.scale(step), shape, names, _PREVIEW_SHARE)

@@ -72,9 +72,15 @@ class Findings:
         return float(self.tally.histogram[near].sum() / observed) if observed else float("nan")
 
 
-def find(run: ChangeRun, progress: Callable[[float], None] | None = None) -> Findings:
-    """Reads the rasters of the run twice (sums; polygons), the pair once (pictures), and the files behind it
-    once (hashes).
+def find(
+    run: ChangeRun, progress: Callable[[float], None] | None = None, pictures: Pictures | None = None
+) -> Findings:
+    """Reads the rasters of the run twice (sums; polygons), and the files behind it once (hashes).
+
+    Args:
+        run: its folder holds the rasters.
+        progress: called with the share done.
+        pictures: of both dates, as `pictures_of` makes them; made here where None.
 
     Raises:
         TerralapseError: of `zones.load_zones`, when the file of the zones cannot be used.
@@ -83,10 +89,11 @@ def find(run: ChangeRun, progress: Callable[[float], None] | None = None) -> Fin
     geobox = run.pair.geobox
     pixel_m = float(np.sqrt(PixelArea(geobox).mean))
     zones = load_zones(run.zones, geobox) if run.zones else regular_cells(geobox, pixel_m)
-    pictures = picture(run.pair, _PREVIEW)
+    pictures = pictures or pictures_of(run)
     tell(0.1)
     with ThreadPoolExecutor(1, thread_name_prefix="tally") as pool:  # numpy leaves the second core free
         counted = pool.submit(tally, run.folder, geobox, pictures.geobox, zones)
+        hashed = [pool.submit(sources_of, info) for info in (run.pair.before, run.pair.after)]
         raw = vectorise(
             run.folder / "change.tif",
             run.folder / "prob.tif",
@@ -95,6 +102,7 @@ def find(run: ChangeRun, progress: Callable[[float], None] | None = None) -> Fin
             lambda s: tell(0.1 + 0.9 * s),
         )
         sums = counted.result()
+        before, after = (future.result() for future in hashed)
     polygons = describe(raw, run)
     unit = area_unit(geobox)
     return Findings(
@@ -108,8 +116,13 @@ def find(run: ChangeRun, progress: Callable[[float], None] | None = None) -> Fin
         unit=unit,
         pixel_m=pixel_m,
         mmu=minimum_mapping_unit(run),
-        sources=(sources_of(run.pair.before), sources_of(run.pair.after)),
+        sources=(before, after),
     )
+
+
+def pictures_of(run: ChangeRun) -> Pictures:
+    """Both dates as the report and the map show them."""
+    return picture(run.pair, _PREVIEW)
 
 
 def sources_of(info: SceneInfo) -> list[Source]:

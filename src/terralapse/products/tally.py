@@ -22,7 +22,9 @@ from terralapse.products.ninths import NINTHS, Ninths
 from terralapse.products.zones import Zones
 
 PROB_STEPS = 200  # prob.tif holds probability x 200
-_STRIP = 512
+_PROBABILITY = np.minimum(np.arange(256), PROB_STEPS) / PROB_STEPS  # by stored value
+_READ = 512  # rows: whole blocks
+_STRIP = 256  # rows: what is computed on the way is half as large as what is read
 _REASONS = len(Reason)
 # Columns of a zone's sums: areas by reason (0 is what was compared), then these.
 CHANGED, EXPECTED = _REASONS, _REASONS + 1
@@ -105,19 +107,21 @@ def tally(
         rasterio.open(folder / "prob.tif") as prob,
         rasterio.open(folder / "valid.tif") as valid,
     ):
-        for start in range(0, height, _STRIP):
-            rows = min(_STRIP, height - start)
-            window = RioWindow(0, start, width, rows)  # type: ignore[call-arg]
-            reason = valid.read(1, window=window)
-            stored = prob.read(1, window=window)
-            changed = change.read(1, window=window) == 1
-            compared = (reason == Reason.VALID) & (stored <= PROB_STEPS)
-            area = np.broadcast_to(pixel_area.block(Window(start, 0, rows, width)), reason.shape)
-            strip = _Strip(start, reason, stored, changed & compared, compared, area)
-            sums.add(strip, zones)
-            coarse.add(strip)
+        for top in range(0, height, _READ):
+            rows = min(_READ, height - top)
+            window = RioWindow(0, top, width, rows)  # type: ignore[call-arg]
+            read = [raster.read(1, window=window) for raster in (valid, prob, change)]
+            for row in range(0, rows, _STRIP):
+                reason, stored, changed = (pixels[row : row + _STRIP] for pixels in read)
+                compared = (reason == Reason.VALID) & (stored <= PROB_STEPS)
+                start = top + row
+                area = pixel_area.block(Window(start, 0, len(reason), width))
+                area = np.broadcast_to(area, reason.shape)
+                strip = _Strip(start, reason, stored, (changed == 1) & compared, compared, area)
+                sums.add(strip, zones)
+                coarse.add(strip)
             if progress:
-                progress((start + rows) / height)
+                progress((top + rows) / height)
     return sums.tally(coarse.layers())
 
 
@@ -141,8 +145,14 @@ class _Strip:
         found = [(int(r), self.area * (self.reason == r)) for r in np.flatnonzero(self.pixels)]
         if self.changed.any():
             found.append((CHANGED, self.area * self.changed))
-        expected = self.area * self.compared * np.minimum(self.stored, PROB_STEPS) / PROB_STEPS
+        expected = _PROBABILITY[self.stored]
+        expected *= self.weight
         return [*found, (EXPECTED, expected)]
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """The area of what was compared, 0 elsewhere."""
+        return self.area * self.compared
 
 
 class _Sums:
@@ -156,14 +166,15 @@ class _Sums:
         self.zones = np.zeros((zones, _COLUMNS))
 
     def add(self, strip: _Strip, zones: Zones) -> None:
-        self.area += np.bincount(strip.reason.ravel(), strip.area.ravel(), minlength=_REASONS)
         self.pixels += strip.pixels
-        values, weights = strip.stored[strip.compared], strip.area[strip.compared]
-        self.histogram += np.bincount(values, weights, minlength=PROB_STEPS + 1)
+        steps = np.bincount(strip.stored.ravel(), strip.weight.ravel(), minlength=len(_PROBABILITY))
+        self.histogram += steps[: PROB_STEPS + 1]
         at, probability = strip.area[strip.changed], strip.stored[strip.changed] / PROB_STEPS
         self.changed += (at.sum(), len(at), (at * probability).sum())
         columns = strip.columns
         named = dict(columns)
+        for code in np.flatnonzero(strip.pixels):
+            self.area[code] += named[int(code)].sum()
         nothing = np.broadcast_to(0.0, strip.reason.shape)
         layers = [named.get(c, nothing) for c in (int(Reason.VALID), CHANGED, EXPECTED)]
         self._ninths.add(strip.start, layers, self.ninths)

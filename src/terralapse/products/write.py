@@ -11,7 +11,7 @@ from terralapse.labels import BINARY_CHANGE, VALIDITY
 from terralapse.products import stac
 from terralapse.products.class_facts import silent
 from terralapse.products.facts import Facts, collect, write_facts
-from terralapse.products.findings import Findings, find
+from terralapse.products.findings import Findings, find, pictures_of
 from terralapse.products.imagery import write_preview
 from terralapse.products.mapsheet import write_map
 from terralapse.products.polygons import write_geojson, write_geopackage
@@ -50,7 +50,9 @@ def write_products(run: ChangeRun, progress: Progress | None = None) -> dict[str
     tell = progress or (lambda _stage, _done, _total: None)
     folder = run.folder
     watch = _Watch()
-    findings = find(run, lambda share: tell(_STAGE, round(50 * share), _STEPS))
+    pictures = pictures_of(run)
+    watch.lap("pictures")
+    findings = find(run, lambda share: tell(_STAGE, round(50 * share), _STEPS), pictures)
     watch.lap("measure")
     facts = collect(findings)
     write_geopackage(findings.polygons, folder / "change.gpkg", run.started)
