@@ -12,7 +12,7 @@ import torch
 from terralapse import registry
 from terralapse.cards import Task
 from terralapse.engine import exported
-from terralapse.engine.export import LEAST, compare, export, exportable, trace, write_graph
+from terralapse.engine.export import compare, export, exportable, least_side, trace, write_graph
 from terralapse.engine.runner import TorchRunner
 from terralapse.engine.runtimes import GraphRunner
 from terralapse.errors import ModelInputError
@@ -67,7 +67,8 @@ def test_a_file_says_what_torch_says(slug: str, root: Path, tmp_path: Path) -> N
             pytest.importorskip(package)
         path = tmp_path / f"system{suffix}"
         write_graph(detector, path, FORMATS[suffix], detector.always_stretches, program)
-        sides = [n * detector.multiple for n in ((LEAST, LEAST + 1) if suffix == ".pt2" else (1, 2))]
+        fewest = least_side(program) if suffix == ".pt2" else 1
+        sides = [n * detector.multiple for n in (fewest, fewest + 1)]
         least = np.concatenate([tiles[0][:, :, :, : sides[0], : sides[1]]] * 2)
         found = compare(detector, path, [*tiles, least], detector.always_stretches)
         assert found.pixels > 300_000

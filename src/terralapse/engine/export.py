@@ -39,8 +39,9 @@ from terralapse.tasks.change import ChangeDetector
 from terralapse.tasks.mapped import MAP, MapDetector
 from terralapse.tasks.network import NetworkDetector
 
-TRACED_SIDES = 128, 192  # pixels, about, of the images that the graph is traced with
-LEAST = 2  # multiples of the network along a side of an image, at least, in a `.pt2`
+# Multiples of the network along a side of an image, at least, and the pixels, about, of the images that the graph
+# is traced with. What fits into one window is traced without the others, so that such a network is traced larger.
+TRACES = ((2, (128, 192)), (5, (160, 224)))
 ROUNDINGS = 4  # times torch's own difference to float64 that a file may differ by
 FLIPPED = 1e-4  # share of pixels that may change sides of the threshold by rounding
 
@@ -163,18 +164,52 @@ def card_of(detector: NetworkDetector, stretched: bool) -> dict[str, Any]:
 
 
 def trace(detector: NetworkDetector, stretched: bool) -> Any:
-    """The detector as a `torch.export.ExportedProgram` of any batch, height and width.
+    """The detector as a `torch.export.ExportedProgram` of any batch, height and width, see `least_side`.
 
     Raises:
         ModelInputError: the network has a step that needs to know its sides.
     """
+    for least, sides in TRACES:
+        program = _traced(detector, stretched, least, sides)
+        if _any_size(program, detector, stretched, 2 * least):
+            return program
+    raise ModelInputError(
+        detector.card.slug,
+        "cannot be traced for any height and width: a step of the network takes those of the trace",
+        "Run it with `terralapse change` instead.",
+    )
+
+
+def least_side(program: Any) -> int:
+    """Multiples of the network along a side of an image that a program takes, at least."""
+    images = next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "images").meta["val"]
+    symbols = images.shape[3].node.expr.free_symbols
+    return max(int(program.range_constraints[symbol].lower) for symbol in symbols)
+
+
+def _any_size(program: Any, detector: NetworkDetector, stretched: bool, most: int) -> bool:
+    """Whether a program takes an image of other sides than those of its trace."""
+    side, bands = most * detector.multiple, len(detector.bands)
+    given = [torch.zeros(1, 2, bands, side, side)]
+    if stretched:
+        given += [torch.zeros(bands), torch.full((bands,), 255.0)]
+    named = {MAP: torch.zeros(1, side, side, dtype=torch.int64)} if MAP in detector.extras else {}
+    try:
+        with torch.no_grad():
+            program.module()(*given, **named)
+    except AssertionError:  # a guard of the graph
+        return False
+    return True
+
+
+def _traced(detector: NetworkDetector, stretched: bool, least: int, traced: tuple[int, int]) -> Any:
     multiple, bands = detector.multiple, len(detector.bands)
-    height, width = (max(2, round(side / multiple)) * multiple for side in TRACED_SIDES)
+    height, width = (max(least, round(side / multiple)) * multiple for side in traced)
     generator = torch.Generator().manual_seed(0)
     # Three, since two is also the number of dates, which the tracer would take for the batch.
     given: list[Tensor] = [255 * torch.rand(3, 2, bands, height, width, generator=generator)]
     # From two multiples on: at one, a side of the deepest maps is 1, for which torch would broadcast them.
-    rows, cols = torch.export.Dim("rows", min=LEAST), torch.export.Dim("cols", min=LEAST)
+    rows, cols = torch.export.Dim("rows", min=least), torch.export.Dim("cols", min=least)
     sides = {3: rows if multiple == 1 else multiple * rows, 4: cols if multiple == 1 else multiple * cols}
     batch = torch.export.Dim("batch", min=1)
     shapes: dict[str, Any] = {"images": {0: batch, **sides}}
@@ -227,7 +262,10 @@ def write_graph(
         exported.need("onnxscript", "export")
     if program is None:
         program = trace(detector, stretched)
-    text = json.dumps(card_of(detector, stretched), sort_keys=True)
+    card = card_of(detector, stretched)
+    if kind == "torch":
+        card["least_side"] = least_side(program) * detector.multiple
+    text = json.dumps(card, sort_keys=True)
     if kind == "torch":
         for module in program.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
