@@ -39,8 +39,8 @@ from terralapse.tasks.change import ChangeDetector
 from terralapse.tasks.mapped import MAP, MapDetector
 from terralapse.tasks.network import NetworkDetector
 
-# Multiples of the network along a side of an image, at least, and the pixels, about, of the images that the graph
-# is traced with. What fits into one window is traced without the others, so that such a network is traced larger.
+# Multiples of the network along a side of an image, at least, and the pixels, about, of the images that the
+# graph is traced with. What fits into one window is traced without others: such a network is traced larger.
 TRACES = ((2, (128, 192)), (5, (160, 224)))
 ROUNDINGS = 4  # times torch's own difference to float64 that a file may differ by
 FLIPPED = 1e-4  # share of pixels that may change sides of the threshold by rounding
