@@ -2,9 +2,9 @@
 
     python benchmarks/job_memory.py BEFORE AFTER --crs EPSG:32632 [--cell 1024] [--model lapsenet/s2]
 
-Runs `terralapse run` over the pair, cut into cells, on a Dask cluster of two worker processes of this machine,
-and looks at the resident memory of each worker ten times a second. Printed is the largest of either worker over
-each tenth of the units: flat is good.
+Runs `terralapse run` over the pair, cut into cells, on a Dask cluster of two worker processes, and looks at the
+resident memory of each worker ten times a second. Printed is the largest of either worker over each tenth of
+the units: flat is good.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "plan.yaml").write_text(json.dumps(plan), encoding="utf-8")
-        with LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster, Client(cluster) as client:
+        local: Any = LocalCluster(n_workers=2, threads_per_worker=1, **options)
+        with local as cluster, Client(cluster) as client:
             pids = list(client.run(os.getpid).values())
             stop, seen = threading.Event(), list[tuple[int, int]]()
             looking = threading.Thread(
