@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ask_runs import Truth
-from terralapse.ask import training
+from terralapse.ask import Conversation, training
 from terralapse.ask.book import Book
 from terralapse.ask.classifier import classifier, features
 from terralapse.ask.language import language, plain
@@ -60,6 +60,62 @@ def test_the_classifier_knows_what_it_learnt_and_more() -> None:
         assert (kind, sure > 0.6) == (intent, True)
     assert classifier("en")("what got added in place of <c>")[0][1] < 0.4
     assert features("how much") == features("how much")
+
+
+@pytest.mark.parametrize(
+    ("place", "keys"),
+    [
+        ("south-east", ("ninth.south-east",)),
+        ("SE corner", ("ninth.south-east",)),
+        ("southeastern part", ("ninth.south-east",)),
+        ("bottom-right cell", ("ninth.south-east",)),
+        ("centre", ("ninth.centre",)),
+        ("central ninth", ("ninth.centre",)),
+        ("upper centre", ("ninth.north",)),
+        ("north-central part", ("ninth.north",)),
+        ("lower center", ("ninth.south",)),
+        ("centre-south", ("ninth.south",)),
+        ("southern central part", ("ninth.south",)),
+        ("middle of the south", ("ninth.south",)),
+        ("left middle", ("ninth.west",)),
+        ("central west", ("ninth.west",)),
+        ("east-central cell", ("ninth.east",)),
+        ("right centre", ("ninth.east",)),
+        ("south", ("part.south",)),
+        ("northern third", ("part.north",)),
+        ("centre, south and east", ("ninth.centre", "part.south", "part.east")),
+        ("north, central and south", ("part.north", "ninth.centre", "part.south")),
+        ("centre and the south", ("ninth.centre", "part.south")),
+        ("north, east", ("part.north", "part.east")),
+        ("north-west, the middle, the lower left", ("ninth.north-west", "ninth.centre", "ninth.south-west")),
+        ("northern half", ("part.north", "other")),
+        ("NE quadrant", ("ninth.north-east", "other")),
+        ("south-south-east", ("other",)),
+        ("WNW", ("other",)),
+        ("central south-east", ("other",)),
+        ("centre southwest cell", ("other",)),
+        ("northern edge", ("part.north", "other")),
+    ],
+)
+def test_every_place_of_the_compass_is_one_place(zoned: Book, place: str, keys: tuple[str, ...]) -> None:
+    asked = read(f"How much changed in the {place}?", zoned, EN)
+    assert asked.slots.places == keys
+    assert asked.unknown == []
+
+
+@pytest.mark.parametrize(
+    "place", ["south-south-east", "central south-east", "northern half", "southern edge"]
+)
+def test_places_that_facts_are_not_kept_by_are_refused(runs: dict[str, Truth], place: str) -> None:
+    answer = Conversation(runs["zones"].folder, "rules").ask(f"How much changed in the {place}?")
+    assert "the facts are kept by ninths and thirds" in answer.text
+    assert answer.facts == ()
+
+
+@pytest.mark.parametrize(("place", "ninth"), [("lower centre", "south"), ("centre right", "east")])
+def test_a_cell_is_answered_from_its_own_facts(runs: dict[str, Truth], place: str, ninth: str) -> None:
+    answer = Conversation(runs["zones"].folder, "rules").ask(f"How much changed in the {place}?")
+    assert [f["id"] for f in answer.facts] == [f"ninth.{ninth}.changed", f"ninth.{ninth}.share"]
 
 
 def test_the_questions_of_cdvqa_are_understood_in_its_own_words(book: Book) -> None:

@@ -110,8 +110,78 @@ def test_a_benchmark_that_broke_off_goes_on(tree: Path, scenes: dict[str, Scene]
     assert len(ids) == len(set(ids)) == len(DvlSuite(tree))
 
 
+@pytest.mark.parametrize("fault", [500, b"no JSON"])
+def test_an_endpoint_that_fails_half_way_costs_no_answer(
+    tree: Path, tmp_path: Path, fault: int | bytes
+) -> None:
+    """Nobody asked for `--resume` beforehand, because nobody knew."""
+    out, total = tmp_path / "o", len(DvlSuite(tree, tasks=("EA", "DTC")))
+    said = iter(range(3))
+    command = ("--root", str(tree), "--answerer", "vlm", "--llm", "tiny", "--tasks", "EA,DTC", "-o", str(out))
+    with serve(lambda _body: says(f"A {k}") if (k := next(said, None)) is not None else fault) as model:
+        done = run(*command, "--base-url", model.url)
+        assert isinstance(done.exception, EndpointError)
+        assert "3 answers are kept; go on with --resume." in str(done.exception)
+        assert len(model.requests) == 4
+        assert not out.exists()
+        again = run(*command, "--base-url", model.url, "--resume")
+        assert "3 answers are kept" in str(again.exception)
+        failed_at = model.requests[3]
+        assert model.requests[4:] == [failed_at]
+    with serve(lambda _body: says("B")) as model:
+        done = run(*command, "--base-url", model.url, "--resume")
+        assert done.exit_code == 0, done.output
+        assert len(model.requests) == total - 3
+        assert model.requests[0] == failed_at
+    assert [a.text for a in read_answers(out)] == ["A 0", "A 1", "A 2", *["B"] * (total - 3)]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_judge_that_fails_costs_no_grade(tree: Path, tmp_path: Path) -> None:
+    def who(_question: DvlQuestion, _parts: Sequence[Part]) -> str:
+        return "Something happened."
+
+    calls = 0
+
+    def judge(_question: DvlQuestion, _text: str) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise EndpointError("the endpoint", "is down", "Start it.")
+        return "<temporal_coverage>5</temporal_coverage>"
+
+    settings: Any = {"name": "w", "tasks": ("DTC",), "judge": judge, "judge_name": "gpt"}
+    with pytest.raises(EndpointError, match=r"Start it\. 2 answers are kept"):
+        bench_dvl(tmp_path / "o", tree, who, **settings)
+    (grades,) = (tmp_path / "o.part").rglob("grades.jsonl")
+    grades.write_bytes(grades.read_bytes() + b'{"id": "x", "judge": "gp')
+    bench_dvl(tmp_path / "o", tree, who, **settings, resume=True)
+    assert calls == 3
+    assert len((tmp_path / "o/grades.jsonl").read_text().splitlines()) == 2
+
+
+def test_without_resume_a_benchmark_starts_afresh(
+    tree: Path, scenes: dict[str, Scene], tmp_path: Path
+) -> None:
+    def down(_question: DvlQuestion, _parts: Sequence[Part]) -> str:
+        raise EndpointError("the endpoint", "is down", "Start it.")
+
+    with pytest.raises(EndpointError, match="0 answers are kept"):
+        bench_dvl(tmp_path / "o", tree, down, name="down")
+    again = Perfect(scenes)
+    bench_dvl(tmp_path / "o", tree, again, name="other", tasks=("EA",))
+    assert again.asked == len(DvlSuite(tree, tasks=("EA",)))
+
+
+@pytest.mark.parametrize("line", ["no json", "[]", '{"id": "b"}'])
+def test_a_damaged_answer_is_one_error(tmp_path: Path, line: str) -> None:
+    (tmp_path / "answers.jsonl").write_text(f'{{"id": "a", "text": "B"}}\n{line}\n')
+    with pytest.raises(ResumeMismatchError, match="is damaged in line 2"):
+        read_answers(tmp_path)
+
+
 def test_a_line_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
-    (tmp_path / "answers.jsonl").write_text('{"id": "a", "text": "B"}\n{"id": "b", "te')
+    (tmp_path / "answers.jsonl").write_bytes('{"id": "a", "text": "B"}\n{"id": "b", "text": "ü'.encode()[:-1])
     assert [a.id for a in read_answers(tmp_path)] == ["a"]
     assert (tmp_path / "answers.jsonl").read_text() == '{"id": "a", "text": "B"}\n'
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import psutil
 import pytest
 
-from serve_clients import TOKEN, running
+from bad_inputs import image
+from serve_clients import TOKEN, running, start
 from terralapse.errors import SettingError
 from terralapse.serve.options import Options
 from terralapse.serve.run import _bind, serve
@@ -110,3 +117,86 @@ def test_gdal_that_was_used_before_is_not_served_with() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "rasterio keeps the drivers" in done.stderr
+
+
+# Takes the place of the worker, under the same command, in the processes that a server starts: a result that
+# was made before, at once or, where it lies open for long, at the second attempt.
+_STAND_IN = """
+import json, os, pathlib, shutil, sys, time
+if "terralapse.serve.worker" in sys.orig_argv:
+    task = json.loads(sys.stdin.readline())
+    part = pathlib.Path(task["output"] + ".part")
+    if "long" in task["before"] and not part.exists():
+        part.mkdir()
+        print(json.dumps({"stage": str(os.getpid()), "share": 0.5}), flush=True)
+        time.sleep(600)
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(os.environ["MADE_BEFORE"], task["output"])
+    os._exit(0)
+"""
+
+
+def until(client: httpx2.Client, path: str, seen: Callable[[Any], bool]) -> Any:
+    """The answer at a path once something is seen in it."""
+    end = time.monotonic() + 120
+    while not seen(found := client.get(path).json()):
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+    return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    paths = (p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+def test_kill_9_of_server_and_worker_loses_nothing_that_was_done_or_said(tmp_path: Path, shelf: Path) -> None:
+    """The analysis itself is a stand-in; `test_a_server_that_is_killed_loses_nothing` has the real one."""
+    work, images = tmp_path / "work", tmp_path / "images"
+    work.mkdir()
+    images.mkdir()
+    for seed, name in enumerate(("short.tif", "long.tif", "after.tif")):
+        image(images, name, seed=seed)
+    (tmp_path / "sitecustomize.py").write_text(_STAND_IN)
+    environment = {
+        "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
+        "MADE_BEFORE": str(shelf / "Blobs"),
+    }
+    arguments = ("--workspace", work, "--inputs", images)
+    asked = {"after": "images/after.tif", "model": "difference"}
+
+    process, address = start(*arguments, **environment)
+    worker = None
+    try:
+        with httpx2.Client(base_url=address, timeout=60) as client:
+            first = client.post("api/jobs", json=asked | {"before": "images/short.tif"}).json()["id"]
+            first = until(client, f"api/jobs/{first}", lambda job: job["state"] not in ("queued", "running"))
+            assert (first["state"], first["message"]) == ("done", "")
+            result = until(client, "api/results", lambda found: found["results"])["results"][0]
+            review = f"api/results/{result['id']}/review"
+            for number, version, verdict in ((1, 0, "accepted"), (1, 1, "rejected"), (2, 0, "accepted")):
+                said = {"by": "Ada", "version": version, "verdict": verdict, "comment": f"no. {version}"}
+                assert client.post(f"{review}/{number}", json=said).status_code == 200
+            histories = [client.get(f"{review}/{number}").json()["history"] for number in (1, 2)]
+            assert [[h["verdict"] for h in x] for x in histories] == [["accepted", "rejected"], ["accepted"]]
+            shown, files = client.get(result["href"]).json(), digests(work / first["output"])
+            second = client.post("api/jobs", json=asked | {"before": "images/long.tif"}).json()["id"]
+            running_job = until(client, f"api/jobs/{second}", lambda job: job["stage"])
+            assert running_job["state"] == "running"
+            worker = psutil.Process(int(running_job["stage"]))
+    finally:
+        process.kill()
+        process.communicate()
+        if worker is not None:
+            worker.kill()
+    assert [p.name for p in work.glob("*.part")] == [f"{running_job['output']}.part"]
+
+    with running(*arguments, **environment) as address, httpx2.Client(base_url=address, timeout=60) as client:
+        assert client.get(f"api/jobs/{first['id']}").json() == first
+        assert client.get(result["href"]).json() == shown
+        assert digests(work / first["output"]) == files
+        assert [client.get(f"{review}/{number}").json()["history"] for number in (1, 2)] == histories
+        job = until(client, f"api/jobs/{second}", lambda job: job["state"] not in ("queued", "running"))
+        assert (job["state"], job["message"]) == ("done", "")
+        assert digests(work / job["output"]) == files
+        until(client, "api/results", lambda found: len(found["results"]) == 2)

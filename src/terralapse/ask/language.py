@@ -69,6 +69,18 @@ class Language:
             found[phrase] = ("place", "other")
         return found
 
+    @cached_property
+    def _commas(self) -> re.Pattern[str]:
+        """A word of a place, a comma, and what comes before the next one."""
+        places = {w for table in self.words["places"].values() for phrase in table for w in phrase.split()}
+        one = "|".join(sorted(map(re.escape, places), key=len, reverse=True))
+        return re.compile(rf"\b({one})\s*,\s*(?=(?:\w+\s+){{0,2}}(?:{one})\b)", re.IGNORECASE)
+
+    def listed(self, text: str) -> str:
+        """A question in which the places of a list have a word between them: the comma of "in the centre,
+        south and east" says that the centre is one place and the south another."""
+        return self._commas.sub(rf"\1 {self.words['and']} ", text)
+
     def mend(self, words: list[str], known: frozenset[str]) -> list[str]:
         """The words with typos replaced by the nearest word that is known; others are left."""
         return [w if w in known or len(w) < _LONG or not w.isalpha() else _nearest(w, known) for w in words]

@@ -73,7 +73,7 @@ class Read:
 def read(text: str, book: Book, language: Language) -> Read:
     """The slots of a question about a run. Typos are mended first."""
     known = vocabulary(book, language)
-    words = _split(language.mend(plain(text), known), language)
+    words = _split(language.mend(plain(language.listed(text)), known), language)
     phrases = dict(language.phrases)
     for kind, table in (("run", book.classes), ("zone", book.zones)):
         for key, title in table.items():

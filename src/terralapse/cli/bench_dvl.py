@@ -51,7 +51,7 @@ def dvl(
     device: Annotated[str, typer.Option(help="Of a system: cpu, cuda, cuda:1, mps.")] = "cpu",
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from an interrupted benchmark; keep the work if interrupted."),
+        typer.Option("--resume", help="Go on from the answers of a benchmark that broke off."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print dvl.json on standard output.")] = False,

@@ -6,7 +6,9 @@ kept as PNG. Scores follow from these files alone."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from terralapse.data.dvl import MULTIPLE, SINGLE, TASKS, DvlQuestion, DvlSuite, Part, message
+from terralapse.engine.parts import write_whole
 from terralapse.errors import ResumeMismatchError, SettingError
 from terralapse.tasks import dvl_judge
 from terralapse.tasks.caption_metrics import caption_scores, words
@@ -118,16 +121,13 @@ def ask_all(
         raise ResumeMismatchError(
             folder, "holds answers of another answerer or to other prompts", "Name another folder."
         )
-    kept.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_whole(kept, (json.dumps(settings, indent=1) + "\n").encode())
     there = {a.id for a in read_answers(folder)}
-    with (folder / ANSWERS).open("a", encoding="utf-8") as file:
-        for number, question in enumerate(chosen):
-            if question.id not in there:
-                record = _answer(question, answerer, message(question, templates, video), folder)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                file.flush()
-            if progress:
-                progress(number + 1, len(chosen))
+    for number, question in enumerate(chosen):
+        if question.id not in there:
+            _keep(folder / ANSWERS, _answer(question, answerer, message(question, templates, video), folder))
+        if progress:
+            progress(number + 1, len(chosen))
     return chosen
 
 
@@ -140,27 +140,55 @@ def _answer(question: DvlQuestion, answerer: Answerer, parts: Sequence[Part], fo
     record: dict[str, Any] = {"id": question.id, "text": text}
     mask = getattr(reply, "mask", None)
     if question.task.kind == "mask" and mask is not None:
-        path = folder / MASKS / f"{question.id}.png"
-        Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255).save(path)
+        path, held = folder / MASKS / f"{question.id}.png", io.BytesIO()
+        Image.fromarray(np.asarray(mask, bool).astype(np.uint8) * 255).save(held, "PNG")
+        write_whole(path, held.getvalue())  # before the answer that names it
         record["mask"] = path.name
     return record
 
 
 def read_answers(folder: Path) -> list[Answered]:
     """The answers in a folder, in the order in which they came; a line that was cut off by a kill is left
-    out."""
-    path = folder / ANSWERS
-    if not path.is_file():
-        return []
+    out.
+
+    Raises:
+        ResumeMismatchError: a whole line is none of an answer.
+    """
     found = []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
-        record = json.loads(line)
+    for record in _kept(folder / ANSWERS, "id", "text"):
         mask = folder / MASKS / record["mask"] if "mask" in record else None
         found.append(Answered(record["id"], record["text"], mask))
+    return found
+
+
+def _keep(path: Path, record: dict[str, Any]) -> None:
+    """Adds a line, which is on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _kept(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """The records of whole lines; the rest of a line that a kill cut off is removed, or the next one would
+    be added to it."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        os.truncate(path, len(whole))
+    found = []
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in keys):
+            raise ResumeMismatchError(
+                path, f"is damaged in line {number}", "Remove that line, or run again without --resume."
+            )
+        found.append(record)
     return found
 
 
@@ -194,10 +222,7 @@ def grade_all(
     """Grades of all judged answers by id; without a judge those of `terralapse.tasks.dvl_judge`. Replies of
     a judge are kept, and none is asked for twice."""
     path = folder / GRADES
-    kept: dict[str, str] = {}
-    if path.is_file():
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        kept = {r["id"]: r["reply"] for r in rows if r["judge"] == name}
+    kept = {r["id"]: r["reply"] for r in _kept(path, "id", "judge", "reply") if r["judge"] == name}
     found: dict[str, dict[str, int]] = {}
     for question in questions:
         if not question.task.criteria or question.id not in answers:
@@ -208,9 +233,7 @@ def grade_all(
             continue
         if question.id not in kept:
             kept[question.id] = judge(question, text)
-            with path.open("a", encoding="utf-8") as file:
-                record = {"id": question.id, "judge": name, "reply": kept[question.id]}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            _keep(path, {"id": question.id, "judge": name, "reply": kept[question.id]})
         found[question.id] = parse_grades(kept[question.id], task.criteria, released=False)
     return found
 

@@ -4,7 +4,8 @@ The folder of a run gets `recipe.json`, `log.jsonl` (one line an epoch), the sam
 under `logs/`, `last.ckpt` (to resume from), `best.safetensors` (the averaged weights that did best on the
 validation split), and at the end `weights.safetensors` (the same as float16) with `result.json`: what they
 score on the validation split and, for binary change, the temperature and the threshold for the card, both
-chosen there. Training needs the extra `train`; losses and metrics do not (`terralapse.tasks`).
+chosen there. A captioner of images writes the whole model too, as a folder of `transformers`. Training needs
+the extra `train`; losses and metrics do not (`terralapse.tasks`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from terralapse.engine.sources import Sources, sources
 from terralapse.errors import FileMissingError, MissingExtraError, OutputExistsError, SettingError
 from terralapse.layers.weights import load_strict, read_tensors
 from terralapse.tasks.calibration import fit_scaling
+from terralapse.tasks.image_captions import ImageCaptioner
 from terralapse.tasks.measures import measure_for
 from terralapse.tasks.metrics import expected_calibration_error, reliability
 from terralapse.tasks.network import NetworkSystem
@@ -131,6 +133,8 @@ def seal(system: NetworkSystem, best: Path, source: Sources, batch: int = 1) -> 
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     text = json.dumps(found, indent=1, default=float)
+    if isinstance(system, ImageCaptioner):
+        system.keep(path.parent)
     path.with_name("result.json").write_text(text + "\n", encoding="utf-8")
     return path
 

@@ -47,13 +47,14 @@ class OutputFolder:
     """Use as a context manager: write into `staging`, then call `publish`.
 
     Leaving without having published removes the staging folder, whatever the reason, except that a
-    keyboard interrupt, or a language model that fails, leaves it when the run was started with `resume`, and
-    a `ResumeMismatchError` leaves what an earlier run wrote.
+    keyboard interrupt, or a language model that fails, leaves it when the run was started with `resume` or
+    is to `keep` its work, and a `ResumeMismatchError` leaves what an earlier run wrote.
 
     Args:
         path: the folder to create. Its parent must exist or be creatable.
         overwrite: replace a result that is there. Folders that hold anything else are never replaced.
         resume: go on in the staging folder of an interrupted run, if there is one.
+        keep: leave the work of an interrupted run as one with `resume` does; for work that was paid for.
 
     Raises (on entering, before anything is computed):
         OutputExistsError: there is a result already and `overwrite` is False, or something else is there.
@@ -61,10 +62,13 @@ class OutputFolder:
         OutputNotWritableError: the place cannot be written.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool = False, resume: bool = False, keep: bool = False
+    ) -> None:
         self.path = Path(os.path.realpath(path))
         self.overwrite = overwrite
         self.resume = resume
+        self.keep = keep or resume
         self.staging = self._beside(".part")
         self.published = False
         self._lock = FolderLock(self._beside(".lock"), subject=self.path)
@@ -116,7 +120,7 @@ class OutputFolder:
     ) -> None:
         full = isinstance(error, Exception) and _is_full(error, self.path.parent)
         try:
-            keep = self.resume and isinstance(error, KeyboardInterrupt | EndpointError)
+            keep = self.keep and isinstance(error, KeyboardInterrupt | EndpointError)
             if not self.published and not keep and not isinstance(error, ResumeMismatchError):
                 shutil.rmtree(self.staging, ignore_errors=True)
         finally:

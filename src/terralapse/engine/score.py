@@ -29,6 +29,7 @@ from terralapse.grid.pair import ArrayPair
 from terralapse.labels import NOT_COUNTED
 from terralapse.tasks.change import ChangeDetector
 from terralapse.tasks.chat import ChatSystem
+from terralapse.tasks.image_captions import ImageCaptioner, ImageCaptionMeasure
 from terralapse.tasks.measures import Measure, measure_for
 from terralapse.tasks.metrics import bootstrap_interval
 from terralapse.tasks.network import NetworkDetector, NetworkSystem
@@ -138,7 +139,8 @@ def score_split(
     task = registry.card(slug).task
     if data in DATASETS:  # otherwise the catalogue says what it knows
         theirs = DATASETS[data].task
-        if task is not theirs and not (task is Task.CHANGE and theirs is Task.SEMANTIC_CHANGE):
+        also = ((Task.CHANGE, Task.SEMANTIC_CHANGE), (Task.LANGUAGE, Task.RETRIEVAL))
+        if task is not theirs and (task, theirs) not in also:
             raise SettingError(
                 f"{slug} on {data}",
                 f"the task of the system is {task}, that of the data set {theirs}",
@@ -149,6 +151,12 @@ def score_split(
         raise SettingError(dataset.title, "has no labelled samples", "Check the folder and the split.")
     given = {} if weights is None else {"weights": weights}
     system = registry.build(slug, **given, **(build or {})).to(device)
+    if (
+        task is Task.LANGUAGE
+        and DATASETS[data].task is Task.RETRIEVAL
+        and not isinstance(system, ImageCaptioner)
+    ):
+        raise SettingError(f"{slug} on {data}", "the system captions no single images", "Take gaia/blip2.")
     classes = system.card.classes  # an option of the builder can decide them
     if task is DATASETS[data].task and task is not Task.CHANGE and classes not in ("", dataset.scheme.slug):
         raise SettingError(
@@ -265,7 +273,9 @@ def _change(
 def _network(system: NetworkSystem, dataset: Any, scheme: Any, device: str, samples: int) -> ModeScores:
     classes = sum(c.name not in NOT_COUNTED for c in scheme.classes)
     excluded = tuple(c.value for c in scheme.classes if c.name == "clutter")
-    measure = measure_for(system.card.task, classes, excluded=excluded).to(device)
+    captions = isinstance(system, ImageCaptioner)
+    measure = ImageCaptionMeasure() if captions else measure_for(system.card.task, classes, excluded=excluded)
+    measure = measure.to(device)
     parts: list[dict[str, np.ndarray]] = []
     pixels, seconds = 0, 0.0
     for sample in dataset:

@@ -25,6 +25,7 @@ from terralapse.errors import BandError, SettingError
 from terralapse.labels import NOT_COUNTED, scheme
 from terralapse.tasks.captions import Captioner
 from terralapse.tasks.chat import ChatSystem
+from terralapse.tasks.image_captions import ImageCaptioner, ImageCaptionMeasure
 from terralapse.tasks.measures import Measure
 from terralapse.tasks.network import NetworkSystem
 from terralapse.tasks.retrieval import TextImageSystem
@@ -91,7 +92,7 @@ def pick_bands(sample: Any, system: NetworkSystem) -> Any:
 
 def _in_ids(sample: Any, system: NetworkSystem) -> Any:
     """A sample with its captions in the ids of a system that writes or reads some; any other as it is."""
-    if isinstance(sample, CaptionedImage) and isinstance(system, TextImageSystem):
+    if isinstance(sample, CaptionedImage) and isinstance(system, TextImageSystem | ImageCaptioner):
         return replace(sample, tokens=system.tokens_of(sample.captions))
     if not (isinstance(sample, CaptionedPair) and isinstance(system, Captioner)):
         return sample
@@ -144,7 +145,8 @@ def sources(recipe: Recipe, root: Path, system: NetworkSystem) -> Sources:
         some = semi_set(_Picked(train, system), train.names, recipe, system, augment)
         return Sources(some, len(some), _Val(val, system), classes, state, SemiStep.of(recipe))
     drawn = TrainingSet(_Picked(train, system), augment, recipe.size, recipe.seed)  # pyright: ignore
-    return Sources(drawn, len(train), _Val(val, system), classes, state)
+    measure = ImageCaptionMeasure() if isinstance(system, ImageCaptioner) else None
+    return Sources(drawn, len(train), _Val(val, system), classes, state, measure=measure)
 
 
 def reader_options(stated: Mapping[str, Any]) -> dict[str, Any]:

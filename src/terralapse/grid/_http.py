@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import ssl
 import threading
 import time
 import urllib.request
@@ -111,12 +112,24 @@ def _once(method: str, url: str, wanted: dict[str, str], most: int) -> Answer:
         raise HostileFileError(url, "leads to an address that may not be reached", hint) from e
     except (HTTPError, OSError, ValueError) as e:
         cause = e.reason if isinstance(e, MaxRetryError) and e.reason is not None else e
+        if (shown := _certificate(cause)) is not None:
+            hint = "Check the address; the host must be the one that the certificate is for."
+            raise UnreadableFileError(url, f"shows a certificate that does not hold ({shown})", hint) from e
         reason = re.sub(r"^<[^>]*>: ?|^.*?(?:object at 0x\w+>|Connection\([^)]*\)): ?", "", str(cause))
         fault = f"cannot be reached, or the connection broke ({reason})"
         error = UnreadableFileError(url, fault, "Check the address and the network.")
         if isinstance(e, ValueError):  # an address that is none; nothing that would pass
             raise error from e
         raise _Again(error) from e
+
+
+def _certificate(error: BaseException | None) -> str | None:
+    """What is wrong with the certificate, if that is the fault."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message.rstrip(".")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _refuse(url: str, answer: urllib3.BaseHTTPResponse) -> None:

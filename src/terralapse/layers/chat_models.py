@@ -123,6 +123,7 @@ def read_model(
     kind: str = "AutoModelForCausalLM",
     reader: str | None = "AutoTokenizer",
     dtype: Any = "auto",
+    whole: bool = False,
 ) -> tuple[Path, Any, Any]:
     """The folder of a model, the model, and its tokenizer or processor (None where none is wanted).
 
@@ -131,6 +132,7 @@ def read_model(
         kind, reader: classes of `transformers`.
         dtype: of the weights; `auto` keeps half precision where the file has it, because that is what fits
             the memory of its users.
+        whole: refuse files that lack weights, which would be random numbers.
 
     Raises:
         MissingExtraError, and what `model_folder` raises.
@@ -142,8 +144,10 @@ def read_model(
     known.utils.logging.disable_progress_bar()
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model = getattr(known, kind).from_pretrained(folder, use_safetensors=True, dtype=dtype, **safe)
-        return folder, model, getattr(known, reader).from_pretrained(folder, **safe) if reader else None
+        model, info = getattr(known, kind).from_pretrained(
+            folder, use_safetensors=True, dtype=dtype, output_loading_info=True, **safe
+        )
+        read = getattr(known, reader).from_pretrained(folder, **safe) if reader else None
     except Exception as error:  # whatever a foreign folder makes transformers stumble over
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             raise UnsafeWeightsError(
@@ -153,6 +157,10 @@ def read_model(
         raise UnreadableFileError(
             folder, f"cannot be loaded ({said})", "Check that the folder is whole, or renew transformers."
         ) from error
+    if whole and (missing := sorted(info["missing_keys"])):
+        fault = f"lacks {len(missing)} tensors, {missing[0]} for one"
+        raise UnreadableFileError(folder, fault, "Get the model again.")
+    return folder, model, read
 
 
 class ChatModel:

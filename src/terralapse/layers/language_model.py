@@ -127,7 +127,12 @@ class LanguageModel:
 
     def taught(self, instructions: Sequence[str], answers: Sequence[str]) -> Taught:
         """Each answer right behind its instruction, and what fills up behind both."""
-        rows = [(self.instruction(q), self.answer(a)) for q, a in zip(instructions, answers, strict=True)]
+        return self.joined(
+            [(self.instruction(q), self.answer(a)) for q, a in zip(instructions, answers, strict=True)]
+        )
+
+    def joined(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Taught:
+        """The same of ids: of an instruction with its start, and of an answer with its end."""
         length = max(len(q) + len(a) for q, a in rows)
         ids = torch.full((len(rows), length), self.end)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)

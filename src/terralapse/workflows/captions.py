@@ -151,7 +151,10 @@ def _maker(kind: str, build: Mapping[str, Any] | None) -> CaptionMaker:
     # A procedure has no parameters; a network is not built only to find that it is none.
     known = [c.slug for c in registry.cards() if c.task is Task.LANGUAGE and c.parameters is None]
     known = [slug for slug in known if registry.card(slug).status in (Status.RUNS, Status.REPRODUCED)]
-    maker = registry.build(kind, **(build or {})) if kind in known else None
+    try:
+        maker = registry.build(kind, **(build or {})) if kind in known else None
+    except TypeError as error:  # an option that its builder has not
+        raise SettingError(kind, f"takes no {', '.join(build or {})}", "Leave it out.") from error
     if not isinstance(maker, CaptionMaker):
         raise SettingError(f"kind={kind}", "makes no captions", "Choose chatearthnet or gaia.")
     return maker
@@ -366,21 +369,26 @@ def check_captions(folder: Path | str) -> dict[str, Any]:
         raise FileMissingError(folder / "run.json", "is not there", "Give a folder of captions.")
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        maker, files = _maker(run["kind"], run["build"]), run["files"]
+        maker = _maker(run["kind"], run["build"])
+        files = [(str(entry["file"]), str(entry["sha256"])) for entry in run["files"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableFileError(
             folder / "run.json", f"is no record of captions ({error!r})", "Make it again."
         ) from error
     found: list[str] = []
     samples = said = 0
-    for entry in files:
-        path = folder / entry["file"]
-        if not path.is_file() or _hash(path) != entry["sha256"]:
-            found.append(f"{entry['file']} is missing or not the file that run.json names")
+    for name, digest in files:
+        path = folder / name
+        if not path.is_file() or _hash(path) != digest:
+            found.append(f"{name} is missing or not the file that run.json names")
             continue
         for sample in read_shard(path) if path.suffix == ".tar" else ():
             samples += 1
-            sheet = maker.sheet(sample["record"]["statistics"])
+            try:
+                sheet = maker.sheet(sample["record"]["statistics"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                fault = f"holds no statistics of {run['kind']} for {sample['key']} ({error!r})"
+                raise UnreadableFileError(path, fault, "Make it again.") from error
             for caption in sample["captions"]:
                 said += len(sentences(caption))
                 found += [

@@ -12,7 +12,7 @@ from terralapse.data.dvl import IMAGE, PROMPTS, TASKS, DvlSuite
 from terralapse.engine.dialogue import Answerer, Judge, ask_all, grade_all, read_answers, score_all
 from terralapse.engine.output import OutputFolder
 from terralapse.engine.parts import WORK
-from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
+from terralapse.errors import EndpointError, FileMissingError, SettingError, UnreadableFileError
 from terralapse.tasks import dvl_judge
 
 RESULT = "dvl.json"
@@ -50,32 +50,37 @@ def bench_dvl(
         video: show dates as one video.
         limit: only the first questions of each task, for a quick look; marked as one.
         overwrite: replace a result that is there.
-        resume: go on from what an interrupted benchmark left, and leave something to go on from.
+        resume: go on from the answers of a benchmark that broke off, which every one leaves.
 
     Returns:
         The content of `dvl.json`.
 
     Raises:
-        Errors of the data, of the output folder, of `ask_all`, and of the answerer and the judge.
+        Errors of the data, of the output folder, of `ask_all`, and of the answerer and the judge. After an
+        EndpointError or an interrupt the answers so far lie beside the output, for `resume`.
     """
     suite = DvlSuite(root, split, tuple(tasks) if tasks else None, partial=partial)
     templates = read_prompts(prompts) if prompts else None
     tell = progress or (lambda _stage, _done, _total: None)
-    with OutputFolder(Path(output), overwrite=overwrite, resume=resume) as folder:
+    with OutputFolder(Path(output), overwrite=overwrite, resume=resume, keep=True) as folder:
         work = folder.staging / WORK / "dvl"  # what a run that goes on finds again
         work.mkdir(parents=True, exist_ok=True)
-        questions = ask_all(
-            suite,
-            answerer,
-            work,
-            name=name,
-            templates=templates,
-            video=video,
-            limit=limit,
-            progress=lambda done, total: tell("questions", done, total),
-        )
-        answers = {a.id: a for a in read_answers(work)}
-        grades = grade_all(questions, answers, work, judge, judge_name)
+        try:
+            questions = ask_all(
+                suite,
+                answerer,
+                work,
+                name=name,
+                templates=templates,
+                video=video,
+                limit=limit,
+                progress=lambda done, total: tell("questions", done, total),
+            )
+            answers = {a.id: a for a in read_answers(work)}
+            grades = grade_all(questions, answers, work, judge, judge_name)
+        except EndpointError as error:
+            kept = f"{len(read_answers(work)):,} answers are kept; go on with --resume."
+            raise EndpointError(error.what, error.fault, f"{error.hint} {kept}") from error
         result = {
             "version": 1,
             "software": __version__,

@@ -53,7 +53,6 @@ LIMITS = (
     "Fine-tuning code and weights are not released: the training here has settings of this library.",
     "The images of the data set are links, and links rot.",
     "By rules, an image is described by five classes of colour and brightness, which are no land cover.",
-    "Fine-tuning of BLIP-2 is not here.",
 )
 CARD = Card(
     slug="gaia",

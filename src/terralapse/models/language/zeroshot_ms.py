@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ CARD = Card(
 BANDS = CARD.inputs.bands or ()
 TOP = 0.3  # reflectance that is shown as 255 in the composites
 RANGE = 0.8  # of NDWI and NDMI, on both sides of zero
+MOST_SIDE = 4096  # pixels to which a model's pictures may be enlarged
 STEPS = 256
 # The colours of RdYlGn by Cynthia Brewer, between which the map is linear.
 _RDYLGN = ("a50026", "d73027", "f46d43", "fdae61", "fee08b", "ffffbf",
@@ -139,8 +141,10 @@ def pictures(
 
     Raises:
         BandError: a band is missing.
-        SettingError: no such way to show NDVI.
+        SettingError: no such way to show NDVI, or a span that is not above 0.
     """
+    if not 0 < span < math.inf:
+        raise SettingError(f"span={span:g}", "is not above 0", f"Take {RANGE:g}, or leave it out.")
     if ndvi not in ("notebook", "rescaled"):
         raise SettingError(f"ndvi={ndvi}", "is no way to show it", "Choose notebook or rescaled.")
     found = indices(bands)
@@ -407,6 +411,9 @@ class ZeroShot:
         chat: takes messages of the chat-completions protocol and returns the reply; None for the indices.
         prototypes: for the answer on the indices; None for the rules.
         least: see `messages`.
+
+    Raises:
+        SettingError: `least` is under 0, or makes pictures that are too large.
     """
 
     def __init__(
@@ -416,6 +423,10 @@ class ZeroShot:
         prototypes: Prototypes | Path | str | None = None,
         least: int = 0,
     ) -> None:
+        if not 0 <= least <= MOST_SIDE:
+            raise SettingError(
+                f"least={least}", f"is not between 0 and {MOST_SIDE}", "Take 512, or leave it out."
+            )
         self.card, self.chat, self.least = card, chat, least
         self.prototypes = Prototypes.read(prototypes) if isinstance(prototypes, Path | str) else prototypes
 
