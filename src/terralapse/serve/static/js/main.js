@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import * as asking from "./ask.js";
+import * as coast from "./coast.js";
 import { byId, el } from "./dom.js";
 import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
@@ -29,7 +30,7 @@ let features = [];
 let slider = null;
 let card = null;
 let openTab = null;
-let drawGraticule = null;
+let drawGround = null; // lines of latitude and longitude, and the coast
 let pen = null; // draws outlines anew
 let reviewed = false; // whether the server keeps what people say
 let fresh = null; // makes the panel of a new analysis; null where none is allowed
@@ -102,7 +103,7 @@ async function show(id, asked) {
   slider?.settle();
   const known = new Map((await facts).facts.map((f) => [f.id, f]));
   openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, more: people(), fresh });
-  drawGraticule();
+  drawGround();
   if (asked.picked) await pick(asked.picked, !asked.view);
 }
 
@@ -303,6 +304,15 @@ async function ahead(id) {
   if (links.polygons) api.ahead(api.firstPage(links.polygons));
 }
 
+function ground(bare) {
+  const lines = graticule.start(map, pixels);
+  const shore = bare ? coast.start(map, maps.token("--coast"), () => !pixels()) : () => null;
+  return () => {
+    lines();
+    shore();
+  };
+}
+
 async function main() {
   theme(false);
   const list = await api.get("/api/results");
@@ -313,7 +323,7 @@ async function main() {
   if (matchMedia("(max-width: 760px)").matches) toggleLayers();
   map = await maps.create("map", list.basemap);
   window.terralapse = { map }; // for the console and for tests
-  drawGraticule = graticule.start(map, pixels);
+  drawGround = ground(list.basemap === null);
   measure = measuring.start(map, pixels);
   pen = outline.start(map);
   swipe.start(map);
@@ -326,6 +336,7 @@ async function main() {
   }
   if (!first) {
     notice(list.problems.join(" "));
+    drawGround();
     byId("layers").hidden = true;
     byId("layers-toggle").hidden = true;
     document.documentElement.dataset.ready = "true";
