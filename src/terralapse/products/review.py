@@ -24,7 +24,7 @@ from rasterio.windows import Window as RioWindow
 
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
 from terralapse.grid._gdal import gdal_env
-from terralapse.grid.areas import crs_of, geodesic_measures
+from terralapse.grid.areas import crs_of, geodesic_measures, has_place
 from terralapse.grid.cog import write_cog
 from terralapse.grid.scene import Window
 from terralapse.labels import BINARY_CHANGE, DAMAGE, ClassScheme, Reason
@@ -103,7 +103,7 @@ def write_reviewed(
         step = 64 * abs(box.affine.a)
         sizes, lengths = geodesic_measures(np.asarray(shapes[drawn]), crs_of(box), step)
         made.loc[drawn, f"area_{area_unit(box)}"] = sizes.round(2)
-        made.loc[drawn, f"perimeter_{'px' if box.crs is None else 'm'}"] = lengths.round(2)
+        made.loc[drawn, f"perimeter_{'m' if has_place(box) else 'px'}"] = lengths.round(2)
     target.unlink(missing_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")

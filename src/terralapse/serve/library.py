@@ -15,7 +15,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from terralapse.errors import TerralapseError, UnreadableFileError
-from terralapse.grid._georef import LOCAL_GRID
+from terralapse.grid.areas import is_pixel_grid
 from terralapse.products.alignment import view
 from terralapse.products.histogram import break_days, histogram
 from terralapse.serve.layers import Layer, layers_of
@@ -198,8 +198,7 @@ class Library:
             "threshold": run.get("threshold"),
             "numbers": numbers,
             "dates": _dates(result),
-            "crs": run["grid"].get("crs"),
-            "pixel_grid": _on_pixels(run),
+            "crs": None if _on_pixels(run) else run["grid"].get("crs"),
             "bounds": [side(b[i] for b in boxes) for i, side in enumerate(sides)] if boxes else None,
             "layers": layers,
             "files": [_file(base, name, path) for name, path in files.items()],
@@ -247,11 +246,8 @@ def _dates(result: Result) -> dict[str, Any]:
 
 def _on_pixels(run: dict[str, Any]) -> bool:
     """Whether a run put images without a place on a grid of one metre a pixel."""
-    settings = run.get("settings")
-    if not isinstance(settings, dict) or not settings.get("pixel_grid"):
-        return False
     try:
-        return CRS.from_user_input(run["grid"].get("crs")) == CRS.from_user_input(LOCAL_GRID)
+        return is_pixel_grid(CRS.from_user_input(run["grid"].get("crs")))
     except CRSError:
         return False
 

@@ -65,7 +65,7 @@ class Extent:
 
 
 def flip(grid: Affine) -> Affine:
-    """From the coordinates of a grid without a CRS to metres of Web Mercator, one a pixel, rows downwards
+    """From the coordinates of a grid without a place to metres of Web Mercator, one a pixel, rows downwards
     from the equator, so that images without a place have a map as well."""
     return Affine.scale(1, -1) @ ~grid
 
@@ -195,7 +195,7 @@ class Tiler:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             warnings.simplefilter("ignore", NoOverviewWarning)  # previews are small enough without
             source = dataset(handle)
-            if source.crs is not None:
+            if lens.placed(source):
                 with Reader(None, dataset=source) as reader:  # pyright: ignore[reportCallIssue]
                     yield reader
                 return

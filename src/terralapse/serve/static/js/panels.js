@@ -83,10 +83,11 @@ async function summary(result, facts, onPick) {
   const known = tiles.filter(([, text]) => text !== "not known");
   return [
     result.crs === null
-      ? el("p", { class: "warning" }, "The images have no place on the earth: areas are in pixels, and the map shows them as they are.")
-      : null,
-    result.pixel_grid
-      ? el("p", { class: "warning" }, "The images have no place on the earth: areas are in pixels. A pixel counts as a square of one metre, so 1 m² is one pixel.")
+      ? el(
+          "p", { class: "warning" },
+          "The images have no place on the earth: areas are in pixels, and the map shows them as they are.",
+          unit === "px" ? "" : " The run is of an earlier version, which called a pixel a square metre: 1 m² is one pixel.",
+        )
       : null,
     el("dl", { class: "tiles" }, known.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))),
     el("div", { class: "sentences" }, result.sentences.map((s) => sentence(s, facts, onPick))),
