@@ -168,7 +168,8 @@ def _map_of_classes(name: str, path: Path, result: Result) -> Layer:
         patterns[c.value] = number % len(PATTERNS)
         shown = ink(np.array(rgb(c.colour), np.float32)).round().astype(int).tolist()
         pattern = {"rows": rows_of(number % len(PATTERNS)), "ink": shown}
-        legend.append({"value": c.value, "title": c.title, "colour": c.colour, "pattern": pattern})
+        about = {"value": c.value, "name": c.name, "title": c.title, "colour": c.colour}
+        legend.append(about | {"pattern": pattern})
     return replace(layer, table=table, legend=legend, patterns=patterns)
 
 

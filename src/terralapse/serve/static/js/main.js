@@ -113,7 +113,7 @@ function people() {
   const one = (id) => (id === undefined ? undefined : pick(id, true, "map"));
   const tabs = [["ask", "Ask", () => asking.panel(shown, (ids) => pickMany(ids, true, "map"))]];
   if (!reviewed || shown.kind !== "change") return tabs;
-  if (features.length) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
+  if (shown.links.polygons) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
   tabs.push(["areas", "Areas", () => samples.panel(shown, mark, blind)]);
   return tabs;
 }
