@@ -160,6 +160,7 @@ class Tiler:
                     tilesize=TILE * wanted.scale,
                     resampling_method=how,
                     reproject_method=how,
+                    indexes=layer.bands,
                 )
         except TileOutsideBounds as error:
             raise NoTileError from error
@@ -170,6 +171,8 @@ class Tiler:
     def _quick(self, layer: Layer, wanted: Wanted) -> tuple[np.ndarray, np.ndarray] | None:
         """What `lens.read` can read, else None."""
         self._check(layer)
+        if layer.look is not None:
+            return None
         stamp = layer.path.stat().st_mtime_ns
 
         def opened(overview: int | None) -> Any:
@@ -213,6 +216,11 @@ class Tiler:
 
 def _draw(layer: Layer, data: np.ndarray, mask: np.ndarray, style: Style) -> np.ndarray:
     """uint8 [h, w, 4]; colours below what is transparent are black, so that they compress."""
+    if layer.look is not None:
+        picture, opacity = layer.look.draw(np.where(mask, data, np.nan))
+        drawn = np.dstack([picture, opacity])
+        drawn[opacity == 0] = 0
+        return drawn
     if layer.kind == "picture":
         drawn = np.dstack([np.moveaxis(data[:3], 0, -1), np.where(mask, 255, 0)]).astype(np.uint8)
         drawn[~mask] = 0

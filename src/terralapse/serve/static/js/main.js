@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as asking from "./ask.js";
 import * as coast from "./coast.js";
+import * as composites from "./composites.js";
 import { byId, el } from "./dom.js";
 import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
@@ -61,16 +62,20 @@ async function show(id, asked) {
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
   pen.stop();
+  composites.stop();
   mark(null);
   unhidden = null;
   maps.clear(map);
   unpick();
   result = found;
+  const composite = composites.layerOf(found);
+  if (composite) found.layers.unshift(composite); // below all that is said of it
   byId("results").value = id;
   document.title = `${result.title} – terralapse`;
   change({
     result: id,
     level: asked.level ?? null,
+    composite: asked.composite ?? null,
     swipe: asked.swipe === undefined ? 0.5 : asked.swipe,
     layers: (asked.layers && layerCard.known(result, asked.layers)) ?? layerCard.defaults(result),
     picked: null,
@@ -91,6 +96,7 @@ async function show(id, asked) {
     : result.layers;
   slider?.show();
   maps.addLayers(map, shown);
+  composites.start(map, result);
   if (result.bounds) maps.addFrame(map, result.bounds);
   maps.showLayers(map, result.layers);
   maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", () => performance.mark("terralapse-change"));

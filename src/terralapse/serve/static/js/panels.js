@@ -279,7 +279,8 @@ function downloads(result) {
     rows.splice(3, 0, row(result.links.geojson, "Polygons, GeoJSON", "made from change.gpkg"));
   }
   const link = (title, text) => el("li", {}, el("span", {}, title), el("code", { tabindex: "0" }, text));
-  const tiles = result.layers.map((l) => link(`XYZ, ${l.title}`, `${location.origin}${l.tilejson.replace("tilejson.json", "{z}/{x}/{y}")}.png`));
+  const drawn = [...result.layers.filter((l) => l.tilejson), ...result.composites.periods];
+  const tiles = drawn.map((l) => link(`XYZ, ${l.title}`, `${location.origin}${l.tilejson.replace("tilejson.json", "{z}/{x}/{y}")}.png`));
   return [
     el("ul", { class: "files" }, rows),
     el("h3", {}, "For QGIS and other maps"),
