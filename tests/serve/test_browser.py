@@ -648,6 +648,16 @@ def test_images_without_a_place_are_a_pair_in_pixels(open_page, server, sending,
     page.click("[data-state=done] >> text=Show")
     page.wait_for_selector(".sentence")
     assert "areas are in pixels" in page.inner_text(".warning")
+    metres = re.compile(r"\d (?:m|km|ha)\b|m²|°")
+    for name in ("summary", "quality", "run", "files"):
+        page.click(f"#tab-{name}")
+        page.wait_for_selector(f"#tab-{name}[aria-selected=true]")
+        page.wait_for_timeout(200)
+        assert metres.search(page.inner_text("#panel")) is None, name
+    page.click("#measure")
+    for x, y in ((60, 120), (150, 160), (90, 220)):
+        page.locator(MAP).click(position={"x": x, "y": y})
+    assert re.fullmatch(r"[\d,.]+ px, [\d,.]+ px enclosed", page.inner_text("#readout"))
     made = next(p for p in (tmp_path / "work").iterdir() if p.name.startswith("two-"))
     grid = json.loads((made / "run.json").read_text())["grid"]
     assert (grid["width"], grid["height"]) == (100, 80)

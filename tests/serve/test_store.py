@@ -234,6 +234,24 @@ def test_a_database_that_breaks_loses_no_review_and_no_job(tmp_path, server):
     book.close()
 
 
+def test_those_who_add_objects_at_once_get_a_number_each(tmp_path, database):
+    books = [Notebook(tmp_path, database) for _ in range(4)]
+    gate = threading.Barrier(4)
+
+    def add(n: int) -> list[int]:
+        gate.wait()
+        said = {"verdict": "added", "grade": None, "comment": "", "geometry": {"type": "Polygon"}}
+        return [books[n].add(RUN, by=f"p{n}", **said)["polygon"] for _ in range(3)]
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = [n for some in pool.map(add, range(4)) for n in some]
+    assert sorted(numbers) == list(range(-12, 0))
+    assert books[0].say(RUN, -12, 1, by="Ada", verdict="removed", grade=None, comment="")["version"] == 2
+    assert books[1].add("another run", by="Ada", verdict="added", grade=None, comment="")["polygon"] == -1
+    for book in books:
+        book.close()
+
+
 # --- what is wrong with an address -------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("database", "said"),

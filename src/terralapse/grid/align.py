@@ -17,6 +17,7 @@ from terralapse.grid._positions import Target, compose
 from terralapse.grid._resample import WHOLE, Kernel
 from terralapse.grid._shiftmodel import Correction
 from terralapse.grid.aoi import Area
+from terralapse.grid.areas import has_place
 from terralapse.grid.common import GridChoice, choose_grid, ground_size
 from terralapse.grid.coregister import Coregistration, coregister_dates
 from terralapse.grid.match import BandMatch, common_unit, match_bands
@@ -61,7 +62,8 @@ class AlignmentReport:
         return self.coregistration.verdict
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """JSON-ready values; lengths in metres are None where the images have no place."""
+        size = self.choice.resolution_m if has_place(self.choice.geobox) else None
         return {
             "verdict": self.verdict,
             "rule": self.choice.rule,
@@ -71,7 +73,7 @@ class AlignmentReport:
             "bands": self.bands,
             "unit": str(self.unit),
             "aoi": self.aoi,
-            "coregistration": self.coregistration.as_dict(self.choice.resolution_m) | {"moved": self.moved},
+            "coregistration": self.coregistration.as_dict(size) | {"moved": self.moved},
             "radiometry": None if self.radiometry is None else self.radiometry.as_dict(),
             "notes": [{"level": n.level, "code": n.code, "text": n.text} for n in self.notes],
         }
@@ -363,7 +365,7 @@ def describe_grid(grid: GeoBox) -> dict[str, Any]:
         "epsg": None if grid.crs is None else grid.crs.epsg,
         "transform": [float(v) for v in grid.affine[:6]],
         "size": [int(grid.shape.y), int(grid.shape.x)],
-        "resolution_m": ground_size(grid),
+        "resolution_m": ground_size(grid) if has_place(grid) else None,
     }
 
 

@@ -15,14 +15,32 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 
+from terralapse.grid._georef import LOCAL_GRID
 from terralapse.grid.scene import Window
 
+_PIXELS = CRS.from_user_input(LOCAL_GRID)
 _NODES = 65  # lattice nodes a side; linear between them is good to 1e-7 over a Sentinel-2 tile
 
 
 def crs_of(geobox: GeoBox) -> CRS | None:
-    """The CRS of a grid for pyproj; None for a grid without one."""
-    return None if geobox.crs is None else CRS.from_user_input(geobox.crs)
+    """The CRS of a grid for pyproj; None for a grid without a place.
+
+    That is one without a CRS, or with the arbitrary one of images without any georeference.
+    """
+    if geobox.crs is None:
+        return None
+    found = CRS.from_user_input(geobox.crs)
+    return None if is_pixel_grid(found) else found
+
+
+def is_pixel_grid(crs: CRS) -> bool:
+    """Whether a CRS is the one that images without any georeference are put on, a pixel a metre."""
+    return crs == _PIXELS
+
+
+def has_place(geobox: GeoBox) -> bool:
+    """Whether a grid lies somewhere on Earth; else areas and distances are in pixels."""
+    return crs_of(geobox) is not None
 
 
 def ellipsoid_of(crs: CRS) -> Geod:
@@ -47,8 +65,8 @@ class PixelArea:
     """Area in m2 of each pixel of a grid.
 
     Projected grids: the planar area over the areal scale of the projection, on a lattice, linear in between.
-    Geographic grids: the closed form of the ellipsoidal cell, row by row. Grids without a CRS: the planar
-    area in whatever unit the grid has (pixels).
+    Geographic grids: the closed form of the ellipsoidal cell, row by row. Grids without a place: the
+    planar area in whatever unit the grid has (pixels).
     """
 
     def __init__(self, geobox: GeoBox) -> None:
@@ -149,7 +167,7 @@ class Compass:
     """True directions and distances inside a grid: metres east and north of its middle.
 
     Works on the ellipsoid, so that grid north, south-up rasters, poles of projections and the antimeridian
-    make no difference. Without a CRS the units are those of the grid and up is called north.
+    make no difference. Without a place the units are those of the grid and up is called north.
     """
 
     _ROWS = ("south", "", "north")
@@ -169,7 +187,7 @@ class Compass:
         self.half = (float(np.abs(east).max()), float(np.abs(north).max()))
 
     def lonlat(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Longitude in -180..180 and latitude, degrees; NaN without a CRS."""
+        """Longitude in -180..180 and latitude, degrees; NaN without a place."""
         if self.crs is None:
             return np.full(np.shape(x), np.nan), np.full(np.shape(x), np.nan)
         lon, lat = self._lonlat.transform(np.asarray(x), np.asarray(y))

@@ -84,9 +84,8 @@ def vectorise(
         a GeoDataFrame in the CRS of the grid: `number` (that `seen` was told), `class_value`, `pixels`
         (raster pixels inside, filled holes included), `mean_prob`, `max_prob` (NaN without a probability
         raster), `row`, `col`, `height`, `width` (pixel window), `shape` (`outline` or `rectangle`),
-        `area_m2`, `perimeter_m` (on the ellipsoid, of the geometry as returned; planar without a CRS). Empty,
-        with the same columns, when
-        nothing is found.
+        `area_m2`, `perimeter_m` (on the ellipsoid, of the geometry as returned; planar without a place).
+        Empty, with the same columns, when nothing is found.
     """
     tell = progress or (lambda _share: None)
     crs = crs_of(geobox)
@@ -386,6 +385,6 @@ def _frame(traced: _Traced, geobox: GeoBox, crs: CRS | None, settings: Vectorise
             "perimeter_m": perimeter,
         }
     )
-    frame = gpd.GeoDataFrame(table, geometry=placed, crs=crs)
+    frame = gpd.GeoDataFrame(table, geometry=placed, crs=geobox.crs and str(geobox.crs))
     order = np.lexsort((frame["col"], frame["row"], -frame["pixels"]))
     return frame.iloc[order].reset_index(drop=True)

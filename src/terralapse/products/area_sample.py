@@ -32,6 +32,7 @@ from terralapse.grid._gdal import gdal_env
 from terralapse.grid.areas import Compass, PixelArea, on_ground
 from terralapse.grid.scene import Window
 from terralapse.labels import BINARY_CHANGE, DAMAGE, SCHEMES, ClassScheme, Reason
+from terralapse.products.polygons import area_unit
 from terralapse.products.record import write_json
 from terralapse.tasks.area import LEAST, RARE, allocate, sample_size
 
@@ -172,7 +173,7 @@ def draw(folder: Path, plan: Plan, *, name: str = "change", seed: int = 0, buffe
     drawn = tuple(replace(s, points=len(kept[c])) for c, s in strata.items())
     points = _points(box, {strata[c].name: k[:, 1:].astype(int) for c, k in kept.items()}, seed)
     classes = {c.name: c.title for c in scheme.classes}
-    unit = "px" if box.crs is None else "m2"
+    unit = area_unit(box)
     return Sample(str(run.get("run_id", "")), name, unit, seed, buffer, classes, drawn, points)
 
 

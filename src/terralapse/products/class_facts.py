@@ -23,6 +23,7 @@ from terralapse.labels import DAMAGE, NOT_COUNTED, ClassScheme, LabelClass, Reas
 from terralapse.products import units
 from terralapse.products.facts import Fact
 from terralapse.products.ninths import NINTHS, PARTS, Ninths
+from terralapse.products.polygons import area_unit
 from terralapse.products.zones import Zones
 
 BEFORE, AFTER, DAMAGED = "classes_before.tif", "classes_after.tif", "damage.tif"
@@ -150,7 +151,7 @@ def class_facts(
         zones: polygons of the user to count by; cells are not counted by.
         mmu: the smallest object, m2 (pixels without a CRS).
     """
-    make = _Make("px" if geobox.crs is None else "m2", (geobox.shape.y, geobox.shape.x))
+    make = _Make(area_unit(geobox), (geobox.shape.y, geobox.shape.x))
     if maps.scheme is not None:
         yield from _classes(tally_classes(folder, geobox, maps, zones), maps, zones, make)
         yield from _gained_objects(folder, geobox, maps, mmu, make)

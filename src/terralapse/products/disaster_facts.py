@@ -27,6 +27,7 @@ from terralapse.products import units
 from terralapse.products.class_facts import DAMAGED
 from terralapse.products.facts import Fact
 from terralapse.products.ninths import NINTHS
+from terralapse.products.polygons import area_unit
 from terralapse.sensors import Unit
 
 _BLOCK = 1024
@@ -93,7 +94,7 @@ def index_facts(pair: Pair, folder: Path) -> Iterator[Fact]:
                 was, now = _present(cover, seen.images, names)
                 layers = (was, now, was & ~now, ~was & now)
                 sums[name] += [float(own[ok & layer].sum()) for layer in layers]
-    unit = "px" if pair.geobox.crs is None else "m2"
+    unit = area_unit(pair.geobox)
     evidence = {"raster": "valid.tif", "window": [0, 0, *pair.shape]}
     for name, cover in covers.items():
         yield from _cover_facts(cover, sums[name], observed, unit, evidence)

@@ -19,7 +19,7 @@ import pandas as pd
 from odc.geo.geobox import GeoBox
 from scipy.spatial import KDTree
 
-from terralapse.grid.areas import Compass, PixelArea, on_ground
+from terralapse.grid.areas import Compass, PixelArea, has_place, on_ground
 from terralapse.labels import VALIDITY, Reason
 from terralapse.products import units
 from terralapse.products.facts_file import VERSION
@@ -216,16 +216,17 @@ def _place(f: Findings, make: _Make) -> Iterator[Fact]:
 
 
 def place_facts(box: GeoBox, grid: dict[str, Any]) -> Iterator[Fact]:
-    """Where a grid lies: `grid.crs`, `grid.resolution`, and with a CRS `grid.corners`.
+    """Where a grid lies: `grid.crs`, `grid.resolution`, and with a place `grid.corners`.
 
     `grid` is their evidence.
     """
-    crs = "none (pixels)" if box.crs is None else str(box.crs)
+    placed = has_place(box)
+    crs = str(box.crs) if placed else "none (pixels)"
     yield _Make.text("grid.crs", crs, crs, grid, "The CRS of the common grid is {grid.crs}.")
-    unit, side = ("px", 1.0) if box.crs is None else ("m", float(np.sqrt(PixelArea(box).mean)))
+    unit, side = ("m", float(np.sqrt(PixelArea(box).mean))) if placed else ("px", 1.0)
     said = "A pixel is {grid.resolution} wide."
     yield Fact("grid.resolution", "length", side, unit, units.length(side, unit), grid, said)
-    if box.crs is None:
+    if not placed:
         return
     height, width = box.shape.y, box.shape.x
     points = np.array([(0, 0), (width, 0), (width, height), (0, height), (width / 2, height / 2)])
@@ -401,10 +402,10 @@ def _largest(f: Findings, make: _Make) -> Iterator[Fact]:
 
 
 def _boxes(f: Findings) -> list[list[float] | None]:
-    """West, south, east, north in degrees of the windows of the largest objects; None without a CRS."""
+    """West, south, east, north in degrees of the windows of the largest objects; None without a place."""
     few = f.polygons.head(_LARGEST)
     box = f.run.pair.geobox
-    if box.crs is None:
+    if not has_place(box):
         return [None] * len(few)
     top, left, height, width = (few[k].to_numpy(float) for k in ("row", "col", "height", "width"))
     cols = np.stack([left, left + width, left + width, left])

@@ -16,7 +16,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 
-from terralapse.grid.areas import Compass, on_ground
+from terralapse.grid.areas import Compass, has_place, on_ground
 
 _STEPS = (30, 15, 10, 5, 2, 1, 0.5, 0.25, 1 / 6, 1 / 12, 1 / 30, 1 / 60, 1 / 120, 1 / 240, 1 / 360, 1 / 720)
 _STEPS_SECONDS = (2 / 3600, 1 / 3600, 0.5 / 3600, 0.2 / 3600, 0.1 / 3600)
@@ -43,8 +43,8 @@ class Graticule:
 
 
 def graticule(geobox: GeoBox, wanted: int = 4) -> Graticule | None:
-    """About `wanted` meridians and parallels; None for a grid without a CRS."""
-    if geobox.crs is None:
+    """About `wanted` meridians and parallels; None for a grid without a place."""
+    if not has_place(geobox):
         return None
     compass = Compass(geobox)
     height, width = geobox.shape.y, geobox.shape.x
@@ -118,8 +118,8 @@ def degrees(value: float, kind: str, step: float) -> str:
 
 # --- scale -----------------------------------------------------------------------------------------
 def metres_per_pixel(geobox: GeoBox) -> tuple[float, float]:
-    """True size of a pixel across and down in the middle of the grid; 1, 1 without a CRS."""
-    if geobox.crs is None:
+    """True size of a pixel across and down in the middle of the grid; 1, 1 without a place."""
+    if not has_place(geobox):
         return 1.0, 1.0
     col, row = geobox.shape.x / 2, geobox.shape.y / 2
     points = on_ground(geobox.affine, np.array([col, col + 1, col]), np.array([row, row, row + 1]))

@@ -78,10 +78,14 @@ def display_bands(pair: Pair) -> tuple[str, ...]:
     """Natural colour where both dates have it, else the first three bands, else the first in grey."""
     common = {b.name for b in pair.before.bands} & {b.name for b in pair.after.bands}
     common |= {b.name for b in pair.bands}
+    return shown_of(common, tuple(b.name for b in pair.bands))
+
+
+def shown_of(known: set[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The bands that are shown: a set of colours that is known, else the first three of `names`, or one."""
     for wanted in _COLOUR_SETS:
-        if common.issuperset(wanted):
+        if known.issuperset(wanted):
             return wanted
-    names = tuple(b.name for b in pair.bands)
     return names[:3] if len(names) >= 3 else names[:1]
 
 
@@ -89,16 +93,21 @@ def picture(pair: Pair, max_size: int) -> Pictures:
     """Both dates, decimated so that neither side exceeds `max_size`."""
     bands = display_bands(pair)
     block, box = pair.preview(max_size, bands)
-    decibel = pair.unit is Unit.POWER
-    values = _decibel(block.images) if decibel else block.images
+    look = look_of(block.images, bands, pair.unit)
+    return Pictures(box, look, *look.draw(block.images[0]), *look.draw(block.images[1]))
+
+
+def look_of(images: np.ndarray, bands: tuple[str, ...], unit: Unit) -> Look:
+    """One look for all dates of images [T, C, h, w]: from the 2nd to the 98th percentile of what is known."""
+    decibel = unit is Unit.POWER
+    values = _decibel(images) if decibel else images
     low, high = np.empty(len(bands)), np.empty(len(bands))
     # Display values of one camera keep their colour balance; physical bands are stretched one by one.
-    groups = [list(range(len(bands)))] if pair.unit is Unit.RGB255 else [[i] for i in range(len(bands))]
+    groups = [list(range(len(bands)))] if unit is Unit.RGB255 else [[i] for i in range(len(bands))]
     for group in groups:
         known = values[:, group][np.isfinite(values[:, group])]
         low[group], high[group] = np.percentile(known, (2, 98)) if known.size else (0.0, 1.0)
-    look = Look(bands, low, high, decibel)
-    return Pictures(box, look, *look.draw(block.images[0]), *look.draw(block.images[1]))
+    return Look(bands, low, high, decibel)
 
 
 def thumbnails(pair: Pair, pictures: Pictures, window: Window, size: int) -> tuple[np.ndarray, np.ndarray]:

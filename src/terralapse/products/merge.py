@@ -253,7 +253,7 @@ def _joined(parts: Sequence[Part]) -> gpd.GeoDataFrame:
     frames = []
     for part in parts:
         frame = pyogrio.read_dataframe(part.folder / "change.gpkg", layer=LAYER)
-        if frame.crs is None or not len(frame):  # images without a place have no polygons on a map
+        if "area_m2" not in frame or not len(frame):  # images without a place have no polygons on a map
             continue
         kept = frame[[*_KEPT, "geometry"]].to_crs("EPSG:4326")
         kept.insert(0, "place", pd.Series([part.name] * len(kept), dtype="str"))

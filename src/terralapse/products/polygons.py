@@ -15,7 +15,7 @@ import shapely
 from odc.geo.geobox import GeoBox
 
 from terralapse.errors import MissingExtraError
-from terralapse.grid.areas import Compass, PixelArea
+from terralapse.grid.areas import Compass, PixelArea, has_place, is_pixel_grid
 from terralapse.grid.scene import SceneInfo
 from terralapse.grid.vectorise import VectoriseSettings
 from terralapse.labels import BINARY_CHANGE, ClassScheme
@@ -68,7 +68,7 @@ def describe(
             "id": np.arange(1, n + 1, dtype=np.int64),
             "class": pd.Series([titles[v] for v in frame["class_value"]], dtype="str"),
             f"area_{area_unit(geobox)}": frame["area_m2"].round(2),
-            f"perimeter_{'px' if geobox.crs is None else 'm'}": frame["perimeter_m"].round(2),
+            f"perimeter_{'m' if has_place(geobox) else 'px'}": frame["perimeter_m"].round(2),
             "mean_prob": frame["mean_prob"].round(4),
             "max_prob": frame["max_prob"].round(4),
             "pixels": frame["pixels"],
@@ -90,8 +90,8 @@ def describe(
 
 
 def area_unit(geobox: GeoBox) -> str:
-    """`m2`, or `px` for a grid without a CRS."""
-    return "px" if geobox.crs is None else "m2"
+    """`m2`, or `px` for a grid without a place."""
+    return "m2" if has_place(geobox) else "px"
 
 
 def whereabouts(frame: gpd.GeoDataFrame, geobox: GeoBox) -> dict[str, Any]:
@@ -162,10 +162,10 @@ def write_geojson(frame: gpd.GeoDataFrame, path: Path) -> None:
     """RFC 7946: WGS 84, longitude first, counter-clockwise shells, cut at the antimeridian, 7 decimals.
 
     Raises:
-        ValueError: the polygons have no CRS, so that there is no place to write.
+        ValueError: the polygons have no place that could be written.
     """
-    if frame.crs is None:
-        raise ValueError("polygons without a CRS have no longitude and latitude")
+    if frame.crs is None or is_pixel_grid(frame.crs):
+        raise ValueError("polygons without a place have no longitude and latitude")
     placed = frame.to_crs("EPSG:4326")
     shapes = np.array([split_at_antimeridian(g) for g in placed.geometry.values], dtype=object)
     placed = placed.set_geometry(gpd.GeoSeries(shapely.orient_polygons(shapes), crs="EPSG:4326"))

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from terralapse._version import __version__
-from terralapse.grid.areas import Compass, on_ground
+from terralapse.grid.areas import Compass, has_place, on_ground
 from terralapse.grid.scene import Window
 from terralapse.labels import VALIDITY, Reason
 from terralapse.products import charts, imagery, units
@@ -122,7 +122,7 @@ def _date_card(f: Findings, date: int) -> dict[str, Any]:
         "uri": info.uri,
         "sensor": info.sensor.title,
         "bands": ", ".join(b.name for b in info.bands),
-        "crs": "none" if info.geobox.crs is None else str(info.geobox.crs),
+        "crs": str(info.geobox.crs) if has_place(info.geobox) else "none",
         "size": f"{info.geobox.shape.x:,} × {info.geobox.shape.y:,} px",
         "nodata": info.nodata,
         "clouds": info.cloud_mask,

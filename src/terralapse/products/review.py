@@ -24,15 +24,16 @@ from rasterio.windows import Window as RioWindow
 
 from terralapse.errors import FileMissingError, SettingError, UnreadableFileError
 from terralapse.grid._gdal import gdal_env
-from terralapse.grid.areas import crs_of, geodesic_measures
+from terralapse.grid.areas import crs_of, geodesic_measures, has_place
 from terralapse.grid.cog import write_cog
 from terralapse.grid.scene import Window
 from terralapse.labels import BINARY_CHANGE, DAMAGE, ClassScheme, Reason
 from terralapse.products.area_sample import grid_of
-from terralapse.products.polygons import LAYER, area_unit
+from terralapse.products.polygons import LAYER, area_unit, whereabouts
 from terralapse.products.record import write_json
 
 VERDICTS = ("accepted", "rejected")
+ADDED, REMOVED = "added", "removed"  # of objects that people have drawn where the run has none
 GRADES = ("none", "minor", "major", "destroyed")
 IGNORE = 255  # as in the data sets: pixels that nobody has annotated
 Background = Literal["ignore", "unchanged"]
@@ -43,7 +44,11 @@ _Shapes = list[tuple[shapely.Geometry, int]]
 @dataclass(frozen=True)
 class Reviewed:
     """What was last said of a polygon. `verdict` and `grade` are None where nobody has given one; `geometry`,
-    in the CRS of the run, is there when it was drawn anew. `at` is in ISO 8601."""
+    in the CRS of the run, is there when it was drawn anew. `at` is in ISO 8601.
+
+    A polygon below 0 is no polygon of the run: somebody has added it. Its verdict is `ADDED`, or `REMOVED`
+    when it was taken back; `class_after` is what it became, a class of the run's scheme.
+    """
 
     polygon: int
     verdict: str | None
@@ -53,6 +58,12 @@ class Reviewed:
     at: str
     version: int
     geometry: shapely.Geometry | None = field(default=None, compare=False)
+    class_after: str | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is an object that was added and not taken back."""
+        return self.polygon < 0 and self.verdict == ADDED
 
 
 # --- as polygons -------------------------------------------------------------------------------------
@@ -74,10 +85,11 @@ def polygons_of(folder: Path) -> gpd.GeoDataFrame:
 def write_reviewed(
     folder: Path, reviews: Sequence[Reviewed], history: Iterable[Mapping[str, Any]], target: Path
 ) -> None:
-    """A GeoPackage with the layer `reviewed`, a feature for each polygon that somebody has looked at, and the
-    table `history` with every edit.
+    """A GeoPackage with the layer `reviewed`, a feature for each polygon that somebody has looked at or
+    added, and the table `history` with every edit.
 
-    A polygon that was drawn anew has its new outline and the area of that; `redrawn` says so.
+    A polygon that was drawn anew has its new outline and the area of that; `redrawn` says so. One that was
+    added has an id below 0, `added`, no probability, and its class in `class_after`.
 
     Args:
         folder: of the run.
@@ -87,23 +99,25 @@ def write_reviewed(
     """
     box, frame = grid_of(folder), polygons_of(folder)
     known = [r for r in reviews if r.polygon in frame.index]
-    made = frame.loc[[r.polygon for r in known]].copy()
-    for column in ("verdict", "grade", "comment", "by", "at"):
+    known += [r for r in reviews if r.stands]
+    made = _with_added(frame, [r for r in known if r.stands], box).loc[[r.polygon for r in known]].copy()
+    for column in ("verdict", "grade", "class_after", "comment", "by", "at"):
         name = {"by": "reviewer", "at": "reviewed_at"}.get(column, column)
         made[name] = pd.Series([getattr(r, column) or "" for r in known], index=made.index, dtype="str")
     made["edits"] = np.array([r.version for r in known], np.int64)
-    made["redrawn"] = np.array([r.geometry is not None for r in known], bool)
+    made["redrawn"] = np.array([r.geometry is not None and not r.stands for r in known], bool)
+    made["added"] = np.array([r.stands for r in known], bool)
     shapes = made.geometry.to_numpy().copy()
     for i, r in enumerate(known):
         if r.geometry is not None:
             shapes[i] = r.geometry
     made = made.set_geometry(gpd.GeoSeries(shapes, index=made.index, crs=frame.crs))
-    drawn = made["redrawn"].to_numpy()
+    drawn = np.array([r.geometry is not None for r in known], bool)
     if drawn.any():
         step = 64 * abs(box.affine.a)
         sizes, lengths = geodesic_measures(np.asarray(shapes[drawn]), crs_of(box), step)
         made.loc[drawn, f"area_{area_unit(box)}"] = sizes.round(2)
-        made.loc[drawn, f"perimeter_{'px' if box.crs is None else 'm'}"] = lengths.round(2)
+        made.loc[drawn, f"perimeter_{'m' if has_place(box) else 'px'}"] = lengths.round(2)
     target.unlink(missing_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")
@@ -113,6 +127,36 @@ def write_reviewed(
     rows = pd.DataFrame([dict(h) for h in history])
     if len(rows):
         pyogrio.write_dataframe(rows, target, layer="history", driver="GPKG", append=True)
+
+
+def _with_added(frame: gpd.GeoDataFrame, added: Sequence[Reviewed], box: GeoBox) -> gpd.GeoDataFrame:
+    """The polygons of a run and those that were added, with what can be told of these from their outlines."""
+    if not added:
+        return frame
+    shapes = np.array([r.geometry for r in added], dtype=object)
+    drawn = shapely.transform(shapes, _to_pixels(box))
+    left, top, right, bottom = np.rint(shapely.bounds(drawn)).astype(np.int64).T
+    numbers = np.array([r.polygon for r in added], np.int64)
+    rows = gpd.GeoDataFrame(
+        {
+            "id": numbers,
+            "class": pd.Series(["change"] * len(added), dtype="str"),
+            "pixels": np.rint(shapely.area(drawn)).astype(np.int64),
+            "shape": pd.Series(["drawn"] * len(added), dtype="str"),
+            "row": top, "col": left, "height": bottom - top, "width": right - left,
+            "mean_prob": np.full(len(added), np.nan),
+            "max_prob": np.full(len(added), np.nan),
+        },
+        geometry=shapes,
+        crs=frame.crs,
+    )  # fmt: skip
+    for name, values in whereabouts(rows, box).items():
+        rows[name] = values
+    rows = rows.set_index("id", drop=False)
+    kept = [c for c in frame.columns if c in rows]
+    if not len(frame):
+        return gpd.GeoDataFrame(rows[kept], geometry="geometry", crs=frame.crs)
+    return gpd.GeoDataFrame(pd.concat([frame, rows[kept]]), geometry="geometry", crs=frame.crs)
 
 
 # --- as labels ---------------------------------------------------------------------------------------
@@ -127,9 +171,10 @@ def write_labels(
     """A folder that `terralapse.data.folders.BiTemporal` reads: `before/NAME.png`, `after/NAME.png` and
     `label/NAME.tif`, with `record.json` that says what was decided by whom.
 
-    An accepted polygon is 1; a rejected one, and what lies outside of one that was drawn anew, is 0; all else
-    is `IGNORE`. With `background` `unchanged`, pixels that the map shows as unchanged are 0 too: only a
-    person who has looked at all of the map can say so. Pixels that were not compared are always `IGNORE`.
+    An accepted polygon, and one that was added, is 1; a rejected one, and what lies outside of one that was
+    drawn anew, is 0; all else is `IGNORE`. With `background` `unchanged`, pixels that the map shows as
+    unchanged are 0 too: only a person who has looked at all of the map can say so. Pixels that were not
+    compared are always `IGNORE`.
 
     A result holds pictures of both dates, not its inputs. Where they are smaller than its grid the labels are
     made on their grid, and `full/label.tif` has those of the run's. Where damage was graded,
@@ -140,7 +185,8 @@ def write_labels(
 
     Raises:
         FileMissingError: the run has no pictures or no polygons.
-        SettingError: no accepted polygon covers a pixel, so that the readers would take 255 for change.
+        SettingError: no accepted or added polygon covers a pixel, so that the readers would take 255 for
+            change.
     """
     box = grid_of(folder)
     for date in ("before", "after"):
@@ -157,8 +203,8 @@ def write_labels(
     if not (label == 1).any():
         raise SettingError(
             "labels",
-            "would hold no changed pixel: no polygon has been accepted that covers one",
-            "Accept a polygon first.",
+            "would hold no changed pixel: no polygon has been accepted or added that covers one",
+            "Accept or add a polygon first.",
         )
     _write(label, target / f"label/{name}.tif", small, BINARY_CHANGE)
     files = [f"before/{name}.png", f"after/{name}.png", f"label/{name}.tif"]
@@ -185,8 +231,11 @@ def _record(
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     counts = {str(v): int((label == v).sum()) for v in (0, 1, IGNORE)}
     told = [
-        {k: getattr(r, k) for k in ("polygon", "verdict", "grade", "comment", "by", "at", "version")}
-        | {"redrawn": r.geometry is not None}
+        {
+            k: getattr(r, k)
+            for k in ("polygon", "verdict", "grade", "class_after", "comment", "by", "at", "version")
+        }
+        | {"redrawn": r.geometry is not None and r.polygon > 0}
         for r in reviews
     ]
     dates = {d: (run.get("inputs", {}).get(d) or {}).get("time") for d in ("before", "after")}
@@ -223,6 +272,11 @@ def _shapes(folder: Path, reviews: Sequence[Reviewed]) -> tuple[_Shapes, _Shapes
         accepted.append((r.geometry or shape, 1))
         if r.grade is not None:
             graded.append((r.geometry or shape, 1 + GRADES.index(r.grade)))
+    for r in reviews:
+        if r.stands and r.geometry is not None:
+            accepted.append((r.geometry, 1))
+            if r.grade is not None:
+                graded.append((r.geometry, 1 + GRADES.index(r.grade)))
     return [*refused, *unknown, *accepted], graded
 
 

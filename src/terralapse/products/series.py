@@ -28,7 +28,7 @@ from terralapse.labels import SERIES_QUALITY, SERIES_UNUSABLE
 from terralapse.products import charts, series_course, series_stac, stac, units
 from terralapse.products.facts import Fact, Facts, place_facts, write_facts
 from terralapse.products.imagery import data_uri, ramp, rgb
-from terralapse.products.polygons import smallest_area, write_geopackage, write_geoparquet
+from terralapse.products.polygons import area_unit, smallest_area, write_geopackage, write_geoparquet
 from terralapse.products.record import peak_memory, plain, products_of, software, write_json
 from terralapse.products.series_map import FALL, RISE, SeriesView, write_series_map
 from terralapse.products.series_polygons import LAYER, break_polygons
@@ -225,7 +225,7 @@ def collect(run: SeriesRun, found: SeriesTally | None, polygons: gpd.GeoDataFram
 
 
 def _unit(run: SeriesRun) -> str:
-    return "px" if run.series.geobox.crs is None else "m2"
+    return area_unit(run.series.geobox)
 
 
 _RUN: dict[str, Any] = {"file": "run.json"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from terralapse.grid.areas import has_place
 from terralapse.labels import BINARY_CHANGE, VALIDITY
 from terralapse.products import stac
 from terralapse.products.class_facts import silent
@@ -56,7 +57,7 @@ def write_products(run: ChangeRun, progress: Progress | None = None) -> dict[str
     watch.lap("measure")
     facts = collect(findings)
     write_geopackage(findings.polygons, folder / "change.gpkg", run.started)
-    if run.settings.get("geojson") and run.pair.geobox.crs is not None:
+    if run.settings.get("geojson") and has_place(run.pair.geobox):
         write_geojson(findings.polygons, folder / "change.geojson")
     write_csv(findings.stats, folder / "stats.csv")
     write_facts(facts, folder / "facts.json")

@@ -17,7 +17,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
 
 from terralapse.errors import FileMissingError, NoOverlapError, SettingError, UnreadableFileError
-from terralapse.grid.areas import crs_of, on_ground
+from terralapse.grid.areas import on_ground
 
 _CELL_M = 500.0
 _MOST_CELLS, _FEWEST_CELLS = 400, 24
@@ -97,7 +97,7 @@ def load_zones(path: Path, geobox: GeoBox) -> Zones:
     frame = gpd.GeoDataFrame(frame[polygonal])
     if frame.empty:
         raise SettingError(path, "holds no polygons", "Give a file of polygons as --zones.")
-    crs = crs_of(geobox)
+    crs = None if geobox.crs is None else CRS.from_user_input(geobox.crs)
     if crs is not None and frame.crs is None:
         raise SettingError(path, "does not state its CRS", "Save it with a CRS (GeoPackage does).")
     column = _name_column(frame)

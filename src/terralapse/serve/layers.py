@@ -22,7 +22,7 @@ from terralapse.labels import (
     VALIDITY,
     ClassScheme,
 )
-from terralapse.products.imagery import RAMP, probability_layer, ramp, rgb
+from terralapse.products.imagery import RAMP, Look, probability_layer, ramp, rgb
 from terralapse.products.tally import PROB_STEPS
 from terralapse.serve.patterns import PATTERNS, ink, rows_of
 from terralapse.serve.shelf import Result
@@ -53,6 +53,7 @@ class Layer:
     `kind` is `picture` (three bands as they are), `class` or `value`. `table` is uint8 [n, 4], the colour of
     each class value or code. `legend` is what the page shows of it. `patterns` is uint8 [n], which of
     `terralapse.serve.patterns` each class is drawn with, so that classes are told apart without colours.
+    `bands`, from 1, and `look` are of a picture whose values are measured ones.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Layer:
     table: np.ndarray | None = None
     scale: Scale | None = None
     patterns: np.ndarray | None = None
+    bands: tuple[int, ...] | None = None
+    look: Look | None = None
 
     @property
     def stamp(self) -> str:
@@ -168,7 +171,8 @@ def _map_of_classes(name: str, path: Path, result: Result) -> Layer:
         patterns[c.value] = number % len(PATTERNS)
         shown = ink(np.array(rgb(c.colour), np.float32)).round().astype(int).tolist()
         pattern = {"rows": rows_of(number % len(PATTERNS)), "ink": shown}
-        legend.append({"value": c.value, "title": c.title, "colour": c.colour, "pattern": pattern})
+        about = {"value": c.value, "name": c.name, "title": c.title, "colour": c.colour}
+        legend.append(about | {"pattern": pattern})
     return replace(layer, table=table, legend=legend, patterns=patterns)
 
 

@@ -20,6 +20,8 @@ from PIL import Image
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
+from terralapse.grid.areas import is_pixel_grid
+
 _CELLS = 16  # of the mesh, a side
 _ERROR = 0.125  # source pixels by which an interpolated position may be wrong, as GDAL's own warp allows
 _COARSEST = 2.0  # source pixels a tile pixel from which on a bilinear kernel of four would skip some
@@ -42,7 +44,7 @@ def read(
         smooth: bilinear, which needs three bands of bytes that are all valid; else the nearest pixel.
     """
     whole = opened(None)
-    if whole.crs is None or whole.transform.b or whole.transform.d:
+    if not placed(whole) or whole.transform.b or whole.transform.d:
         return None
     mesh = _mesh(whole, tile)
     if mesh is None:
@@ -74,6 +76,16 @@ def read(
             return None
         return _soft(data, mesh, side), np.ones((side, side), bool)
     return _hard(data, mask, mesh, side)
+
+
+def placed(source: Any) -> bool:
+    """Whether an image lies somewhere on Earth; what does not is shown a pixel a metre, see `tiles.flip`."""
+    return source.crs is not None and not _on_pixels(source.crs.to_wkt())
+
+
+@lru_cache(64)
+def _on_pixels(crs: str) -> bool:
+    return is_pixel_grid(pyproj.CRS.from_wkt(crs))
 
 
 def _mesh(source: Any, tile: tuple[int, int, int]) -> np.ndarray | None:

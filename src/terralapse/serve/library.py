@@ -15,9 +15,10 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from terralapse.errors import TerralapseError, UnreadableFileError
-from terralapse.grid._georef import LOCAL_GRID
+from terralapse.grid.areas import is_pixel_grid
 from terralapse.products.alignment import view
 from terralapse.products.histogram import break_days, histogram
+from terralapse.serve.composites import Composite, composites_of
 from terralapse.serve.layers import Layer, layers_of
 from terralapse.serve.options import Options
 from terralapse.serve.shelf import Result, Shelf
@@ -82,9 +83,15 @@ class Library:
     def layer(self, result: Result, name: str) -> Layer:
         """By name, or NotThereError."""
         found = self.layers(result).get(name)
+        if found is None:
+            found = next((c.layer for c in self.composites(result) if c.layer.name == name), None)
         if found is None or not found.path.is_file() or found.path.is_symlink():
             raise NotThereError
         return found
+
+    def composites(self, result: Result) -> list[Composite]:
+        """Of a series, in time."""
+        return self._once(result, "composites", lambda: composites_of(result))
 
     def polygons(self, result: Result) -> Polygons:
         """Of a change result, or NotThereError."""
@@ -175,7 +182,8 @@ class Library:
         run, said = result.run, result.run["summary"]
         base = f"/api/results/{result.id}"
         layers = [self.describe_layer(result, layer) for layer in self.layers(result).values()]
-        boxes = [layer["bounds"] for layer in layers]
+        composites = self._describe_composites(result)
+        boxes = [layer["bounds"] for layer in [*layers, *composites["periods"]]]
         sides = (min, min, max, max)
         numbers = {k: v for k, v in said.items() if isinstance(v, int | float)}
         files = result.files()
@@ -198,12 +206,24 @@ class Library:
             "threshold": run.get("threshold"),
             "numbers": numbers,
             "dates": _dates(result),
-            "crs": run["grid"].get("crs"),
-            "pixel_grid": _on_pixels(run),
+            "crs": None if _on_pixels(run) else run["grid"].get("crs"),
             "bounds": [side(b[i] for b in boxes) for i, side in enumerate(sides)] if boxes else None,
             "layers": layers,
+            "composites": composites,
             "files": [_file(base, name, path) for name, path in files.items()],
             "links": links,
+        }
+
+    def _describe_composites(self, result: Result) -> dict[str, Any]:
+        """The periods in time, each with its dates and its layer, and the bands that are shown."""
+        found = self.composites(result)
+        looks = [c.layer.look for c in found[:1]]
+        return {
+            "shown": looks[0].text if looks and looks[0] else None,
+            "periods": [
+                self.describe_layer(result, c.layer) | {"period": c.name, "dates": list(c.dates)}
+                for c in found
+            ],
         }
 
     def describe_layer(self, result: Result, layer: Layer) -> dict[str, Any]:
@@ -247,11 +267,8 @@ def _dates(result: Result) -> dict[str, Any]:
 
 def _on_pixels(run: dict[str, Any]) -> bool:
     """Whether a run put images without a place on a grid of one metre a pixel."""
-    settings = run.get("settings")
-    if not isinstance(settings, dict) or not settings.get("pixel_grid"):
-        return False
     try:
-        return CRS.from_user_input(run["grid"].get("crs")) == CRS.from_user_input(LOCAL_GRID)
+        return is_pixel_grid(CRS.from_user_input(run["grid"].get("crs")))
     except CRSError:
         return False
 

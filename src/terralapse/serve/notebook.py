@@ -24,6 +24,8 @@ from terralapse.serve.store import open_store
 FILE = ".terralapse-reviews.sqlite"
 MOST_EDITS = 500  # of one polygon or point
 MOST_SAMPLES = 50  # of one run
+MOST_ADDED = 2000  # objects that people have added to one run
+_TRIES = 20  # for a number that nobody else has taken meanwhile
 
 
 class Base(DeclarativeBase):
@@ -31,8 +33,9 @@ class Base(DeclarativeBase):
 
 
 class Edit(Base):
-    """What somebody said of a polygon. `geometry` is GeoJSON in degrees, None where the outline is the
-    run's."""
+    """What somebody said of a polygon. Those of the run are numbered from 1 on, those that people have added
+    -1, -2 and so on. `geometry` is GeoJSON in degrees, None where the outline is the run's; `class_after`, of
+    an added one, is a class of the run's scheme."""
 
     __tablename__ = "edits"
     __table_args__ = (UniqueConstraint("run", "polygon", "version"),)
@@ -46,10 +49,11 @@ class Edit(Base):
     grade: Mapped[str | None]
     comment: Mapped[str]
     geometry: Mapped[str | None]
+    class_after: Mapped[str | None]
 
     def as_dict(self) -> dict[str, Any]:
         """For a page."""
-        names = ("polygon", "version", "at", "by", "verdict", "grade", "comment")
+        names = ("polygon", "version", "at", "by", "verdict", "grade", "comment", "class_after")
         shape = None if self.geometry is None else json.loads(self.geometry)
         return {n: getattr(self, n) for n in names} | {"geometry": shape}
 
@@ -156,6 +160,26 @@ class Notebook:
         row = Edit(run=run, polygon=polygon, version=after + 1, at=_now(), geometry=text, **values)
         self._append(row, after, lambda: self.history(run, polygon))
         return self.history(run, polygon)[after]
+
+    def add(self, run: str, **values: Any) -> dict[str, Any]:
+        """Adds an object that the run has missed, as the first edit of a new number below 0.
+
+        Raises:
+            ConflictError: others were quicker with every number that was tried.
+            TooMuchError: the run has `MOST_ADDED` already.
+        """
+        lowest = select(func.min(Edit.polygon)).where(Edit.run == run)
+        for attempt in range(_TRIES):
+            with self._session() as session:
+                number = min(session.scalar(lowest) or 0, 0) - 1
+            if number < -MOST_ADDED:
+                raise TooMuchError
+            try:
+                return self.say(run, number, 0, **values)
+            except ConflictError:
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError  # the last attempt has returned or raised
 
     # --- samples -------------------------------------------------------------------------------------
     def keep(self, run: str, by: str, design: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from terralapse.serve.writing import Who, Words, conflict, too_much
 
 _MOST_POINTS = 2000  # of an outline
 _MOST_POLYGONS = 2**31 - 1
+_SLACK = 0.5  # pixels that an outline may reach beyond the images: degrees are rounded, and hands shake
 
 Place = tuple[
     Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)],
@@ -42,16 +43,35 @@ class Outline(BaseModel):
     ]
 
 
+Grade = Literal["none", "minor", "major", "destroyed"]
+
+
 class Said(BaseModel):
-    """What somebody says of a polygon. `version` is the one that they have seen, 0 where there is none."""
+    """What somebody says of a polygon. `version` is the one that they have seen, 0 where there is none.
+
+    Of a polygon of the run the verdict is `accepted`, `rejected` or none. Of one that somebody has added it
+    is `added`, or `removed` when it is taken back, and without a geometry the outline stays.
+    """
 
     model_config = ConfigDict(extra="forbid")
     by: Who
     version: Annotated[int, Field(ge=0, le=10**6)]
-    verdict: Literal["accepted", "rejected"] | None = None
-    grade: Literal["none", "minor", "major", "destroyed"] | None = None
+    verdict: Literal["accepted", "rejected", "added", "removed"] | None = None
+    grade: Grade | None = None
     comment: Words = ""
     geometry: Outline | None = None
+    class_after: str | None = None
+
+
+class Missed(BaseModel):
+    """An object that the run has missed. `class_after` is one of its classes, where it has a map of them."""
+
+    model_config = ConfigDict(extra="forbid")
+    by: Who
+    geometry: Outline
+    grade: Grade | None = None
+    class_after: str | None = None
+    comment: Words = ""
 
 
 def run_of(result: Result) -> str:
@@ -65,8 +85,21 @@ def router(library: Library, notebook: Notebook) -> APIRouter:
 
     @routes.get("")
     def every(result_id: str) -> dict[str, Any]:
-        """The last word on each polygon that somebody has looked at."""
+        """The last word on each polygon that somebody has looked at or added."""
         return {"reviews": notebook.reviews(run_of(library.result(result_id)))}
+
+    @routes.post("", status_code=201, response_model=None)
+    def add(result_id: str, missed: Missed) -> dict[str, Any] | JSONResponse:
+        """Adds an object that the run has missed; its number is below 0."""
+        found = library.result(result_id)
+        _inside(library, found, missed.geometry)
+        _class_of(library, found, missed.class_after)
+        try:
+            return notebook.add(run_of(found), verdict="added", **missed.model_dump())
+        except ConflictError as error:
+            return conflict(error.current)
+        except TooMuchError as error:
+            raise too_much("objects added to this result") from error
 
     @routes.get(".gpkg", response_class=FileResponse)
     def as_geopackage(result_id: str) -> FileResponse:
@@ -114,12 +147,11 @@ def router(library: Library, notebook: Notebook) -> APIRouter:
     def say(result_id: str, polygon: int, said: Said) -> dict[str, Any] | JSONResponse:
         """Adds an edit; 409 with what somebody else has said since the version that was seen."""
         found = library.result(result_id)
-        if not 1 <= polygon <= _MOST_POLYGONS or library.polygons(found).one(polygon) is None:
-            raise NotThereError
-        values = said.model_dump(exclude={"version", "geometry"})
-        if said.geometry is not None:
-            _checked(library, found, said.geometry)
-            values["geometry"] = said.geometry.model_dump()
+        values = said.model_dump(exclude={"version"})
+        if polygon < 0:
+            values["geometry"] = _of_added(library, found, notebook, polygon, said)
+        else:
+            _of_run(library, found, polygon, said)
         try:
             return notebook.say(run_of(found), polygon, said.version, **values)
         except ConflictError as error:
@@ -130,21 +162,93 @@ def router(library: Library, notebook: Notebook) -> APIRouter:
     return routes
 
 
-def _checked(library: Library, found: Result, outline: Outline) -> None:
-    """An outline that is one, and that lies on the result.
+def _of_run(library: Library, found: Result, polygon: int, said: Said) -> None:
+    """Whether this can be said of a polygon of the run.
+
+    Raises:
+        NotThereError: there is no such polygon.
+        HTTPException: 422, it cannot.
+    """
+    if not 1 <= polygon <= _MOST_POLYGONS or library.polygons(found).one(polygon) is None:
+        raise NotThereError
+    if said.verdict not in (None, "accepted", "rejected"):
+        raise HTTPException(422, "verdict: a polygon of the run is accepted or rejected.")
+    if said.class_after is not None:
+        raise HTTPException(422, "class_after: is said of objects that are added only.")
+    if said.geometry is not None:
+        shape = _polygon(said.geometry)
+        bounds = library.describe(found)["bounds"]
+        if bounds is None or not shapely.intersects(shapely.box(*bounds), shape):
+            raise HTTPException(422, "geometry: lies outside of this result.")
+
+
+def _of_added(
+    library: Library, found: Result, notebook: Notebook, polygon: int, said: Said
+) -> dict[str, Any]:
+    """The outline of an object that somebody has added, after what is said of it now.
+
+    Raises:
+        NotThereError: nobody has added such an object.
+        HTTPException: 422, this cannot be said of it.
+    """
+    history = notebook.history(run_of(found), polygon) if polygon >= -_MOST_POLYGONS else []
+    if not history:
+        raise NotThereError
+    if said.verdict not in ("added", "removed"):
+        raise HTTPException(422, "verdict: an object that was added is added or removed.")
+    _class_of(library, found, said.class_after)
+    if said.geometry is None:
+        return history[-1]["geometry"]
+    _inside(library, found, said.geometry)
+    return said.geometry.model_dump()
+
+
+def _class_of(library: Library, found: Result, name: str | None) -> None:
+    """Whether a class is one of the run's.
 
     Raises:
         HTTPException: 422, it is not.
     """
+    if name is None:
+        return
+    layer = library.layers(found).get("classes_after")
+    known = [] if layer is None else [c["name"] for c in layer.legend]
+    if name not in known:
+        said = f"is none of {', '.join(known)}" if known else "has no meaning, as this result has no classes"
+        raise HTTPException(422, f"class_after: {said}.")
+
+
+def _inside(library: Library, found: Result, outline: Outline) -> None:
+    """Whether an outline lies within the images.
+
+    Raises:
+        NotThereError: a result that has no polygons.
+        HTTPException: 422, it does not.
+    """
+    drawn = shapely.transform(_polygon(outline), library.polygons(found).place)
+    grid = library.grid(found)
+    height, width = (int(found.run["grid"][side]) for side in ("height", "width"))
+    corners = [grid * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
+    edge = shapely.Polygon(corners).buffer(_SLACK * max(abs(grid.a), abs(grid.b)))
+    if not shapely.is_valid(drawn) or not edge.covers(drawn):
+        raise HTTPException(422, "geometry: lies outside of the images, in whole or in part; draw it inside.")
+
+
+def _polygon(outline: Outline) -> shapely.Polygon:
+    """A polygon in degrees.
+
+    Raises:
+        HTTPException: 422, it is none.
+    """
+    if any(ring[0] != ring[-1] for ring in outline.coordinates):
+        raise HTTPException(422, "geometry: a ring has to end where it starts.")
     try:
         shape = shapely.Polygon(outline.coordinates[0], outline.coordinates[1:])
     except (ValueError, shapely.errors.ShapelyError) as error:
         raise HTTPException(422, "geometry: is no polygon.") from error
     if not shape.is_valid or shape.area == 0:
         raise HTTPException(422, "geometry: crosses itself or encloses nothing; draw it again.")
-    bounds = library.describe(found)["bounds"]
-    if bounds is None or not shapely.intersects(shapely.box(*bounds), shape):
-        raise HTTPException(422, "geometry: lies outside of this result.")
+    return shape
 
 
 def _reviewed(library: Library, found: Result, notebook: Notebook) -> list[Reviewed]:

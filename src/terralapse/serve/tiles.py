@@ -65,7 +65,7 @@ class Extent:
 
 
 def flip(grid: Affine) -> Affine:
-    """From the coordinates of a grid without a CRS to metres of Web Mercator, one a pixel, rows downwards
+    """From the coordinates of a grid without a place to metres of Web Mercator, one a pixel, rows downwards
     from the equator, so that images without a place have a map as well."""
     return Affine.scale(1, -1) @ ~grid
 
@@ -160,6 +160,7 @@ class Tiler:
                     tilesize=TILE * wanted.scale,
                     resampling_method=how,
                     reproject_method=how,
+                    indexes=layer.bands,
                 )
         except TileOutsideBounds as error:
             raise NoTileError from error
@@ -170,6 +171,8 @@ class Tiler:
     def _quick(self, layer: Layer, wanted: Wanted) -> tuple[np.ndarray, np.ndarray] | None:
         """What `lens.read` can read, else None."""
         self._check(layer)
+        if layer.look is not None:
+            return None
         stamp = layer.path.stat().st_mtime_ns
 
         def opened(overview: int | None) -> Any:
@@ -195,7 +198,7 @@ class Tiler:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             warnings.simplefilter("ignore", NoOverviewWarning)  # previews are small enough without
             source = dataset(handle)
-            if source.crs is not None:
+            if lens.placed(source):
                 with Reader(None, dataset=source) as reader:  # pyright: ignore[reportCallIssue]
                     yield reader
                 return
@@ -213,6 +216,11 @@ class Tiler:
 
 def _draw(layer: Layer, data: np.ndarray, mask: np.ndarray, style: Style) -> np.ndarray:
     """uint8 [h, w, 4]; colours below what is transparent are black, so that they compress."""
+    if layer.look is not None:
+        picture, opacity = layer.look.draw(np.where(mask, data, np.nan))
+        drawn = np.dstack([picture, opacity])
+        drawn[opacity == 0] = 0
+        return drawn
     if layer.kind == "picture":
         drawn = np.dstack([np.moveaxis(data[:3], 0, -1), np.where(mask, 255, 0)]).astype(np.uint8)
         drawn[~mask] = 0

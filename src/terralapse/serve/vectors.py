@@ -18,6 +18,7 @@ from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from terralapse.errors import UnreadableFileError
+from terralapse.grid.areas import is_pixel_grid
 from terralapse.products.polygons import LAYER, split_at_antimeridian
 from terralapse.serve.tiles import flip
 
@@ -42,7 +43,7 @@ class Polygons:
 
     Args:
         path: `change.gpkg`.
-        grid: the transform of the run's grid; it places what has no CRS.
+        grid: the transform of the run's grid; it places what has no place on Earth.
 
     Raises:
         UnreadableFileError: the file is damaged or no GeoPackage.
@@ -57,7 +58,8 @@ class Polygons:
             info = pyogrio.read_info(path, layer=LAYER)
         except (DataSourceError, DataLayerError) as error:
             raise self._damaged("has no layer of changes") from error
-        self._crs = info["crs"] and pyproj.CRS.from_user_input(info["crs"])
+        stated = info["crs"] and pyproj.CRS.from_user_input(info["crs"])
+        self._crs = None if stated and is_pixel_grid(stated) else stated
         self.total = int(info["features"])
 
     def _damaged(self, fault: str) -> UnreadableFileError:

@@ -13,7 +13,7 @@ from terralapse.serve.options import Options
 
 _RESULT = r"/api/results/[^/]+"
 _ASKING = re.compile(rf"{_RESULT}/talk")
-_KEPT = re.compile(rf"{_RESULT}/(review/\d+|samples|samples/[^/]+/points/\d+)")
+_KEPT = re.compile(rf"{_RESULT}/(review(?:/-?\d+)?|samples|samples/[^/]+/points/\d+)")
 
 
 def accepted(method: str, path: str, options: Options) -> bool:

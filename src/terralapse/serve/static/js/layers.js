@@ -5,7 +5,7 @@ import { change, state } from "./state.js";
 
 const FIRST = {
   change: new Map([["before", 1], ["after", 1], ["change", 0.85], ["polygons", 1]]),
-  series: new Map([["break_date", 1]]),
+  series: new Map([["composite", 1], ["break_date", 1]]),
 };
 
 export function defaults(result) {

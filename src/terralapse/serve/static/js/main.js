@@ -2,6 +2,8 @@
 
 import * as api from "./api.js";
 import * as asking from "./ask.js";
+import * as coast from "./coast.js";
+import * as composites from "./composites.js";
 import { byId, el } from "./dom.js";
 import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
@@ -29,7 +31,7 @@ let features = [];
 let slider = null;
 let card = null;
 let openTab = null;
-let drawGraticule = null;
+let drawGround = null; // lines of latitude and longitude, and the coast
 let pen = null; // draws outlines anew
 let reviewed = false; // whether the server keeps what people say
 let fresh = null; // makes the panel of a new analysis; null where none is allowed
@@ -60,16 +62,20 @@ async function show(id, asked) {
   const found = await api.get(`/api/results/${encodeURIComponent(id)}`);
   measure.stop();
   pen.stop();
+  composites.stop();
   mark(null);
   unhidden = null;
   maps.clear(map);
   unpick();
   result = found;
+  const composite = composites.layerOf(found);
+  if (composite) found.layers.unshift(composite); // below all that is said of it
   byId("results").value = id;
   document.title = `${result.title} – terralapse`;
   change({
     result: id,
     level: asked.level ?? null,
+    composite: asked.composite ?? null,
     swipe: asked.swipe === undefined ? 0.5 : asked.swipe,
     layers: (asked.layers && layerCard.known(result, asked.layers)) ?? layerCard.defaults(result),
     picked: null,
@@ -90,6 +96,7 @@ async function show(id, asked) {
     : result.layers;
   slider?.show();
   maps.addLayers(map, shown);
+  composites.start(map, result);
   if (result.bounds) maps.addFrame(map, result.bounds);
   maps.showLayers(map, result.layers);
   maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", () => performance.mark("terralapse-change"));
@@ -102,7 +109,7 @@ async function show(id, asked) {
   slider?.settle();
   const known = new Map((await facts).facts.map((f) => [f.id, f]));
   openTab = panels.build(result, { facts: known, features, total: got.total, onPick: pickMany, more: people(), fresh });
-  drawGraticule();
+  drawGround();
   if (asked.picked) await pick(asked.picked, !asked.view);
 }
 
@@ -112,7 +119,7 @@ function people() {
   const one = (id) => (id === undefined ? undefined : pick(id, true, "map"));
   const tabs = [["ask", "Ask", () => asking.panel(shown, (ids) => pickMany(ids, true, "map"))]];
   if (!reviewed || shown.kind !== "change") return tabs;
-  if (features.length) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
+  if (shown.links.polygons) tabs.push(["review", "Review", () => reviews.panel(shown, features, map, pen, one)]);
   tabs.push(["areas", "Areas", () => samples.panel(shown, mark, blind)]);
   return tabs;
 }
@@ -303,6 +310,15 @@ async function ahead(id) {
   if (links.polygons) api.ahead(api.firstPage(links.polygons));
 }
 
+function ground(bare) {
+  const lines = graticule.start(map, pixels);
+  const shore = bare ? coast.start(map, maps.token("--coast"), () => !pixels()) : () => null;
+  return () => {
+    lines();
+    shore();
+  };
+}
+
 async function main() {
   theme(false);
   const list = await api.get("/api/results");
@@ -313,7 +329,7 @@ async function main() {
   if (matchMedia("(max-width: 760px)").matches) toggleLayers();
   map = await maps.create("map", list.basemap);
   window.terralapse = { map }; // for the console and for tests
-  drawGraticule = graticule.start(map, pixels);
+  drawGround = ground(list.basemap === null);
   measure = measuring.start(map, pixels);
   pen = outline.start(map);
   swipe.start(map);
@@ -326,6 +342,7 @@ async function main() {
   }
   if (!first) {
     notice(list.problems.join(" "));
+    drawGround();
     byId("layers").hidden = true;
     byId("layers-toggle").hidden = true;
     document.documentElement.dataset.ready = "true";

@@ -8,7 +8,7 @@ import { marks } from "./swipe.js";
 const NO_FEATURES = { type: "FeatureCollection", features: [] };
 codes.addTo(maplibre);
 
-const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export function create(container, basemap) {
   const map = new maplibre.Map({
@@ -49,7 +49,7 @@ export function create(container, basemap) {
 /** Colours of the theme, which a style of the map cannot take from the page by itself. */
 export function recolour(map) {
   map.setPaintProperty("ground", "background-color", token("--ground"));
-  map.setPaintProperty("graticule", "line-color", token("--graticule"));
+  for (const id of ["graticule", "coast"]) if (map.getLayer(id)) map.setPaintProperty(id, "line-color", token(`--${id}`));
 }
 
 const ours = (map) => map.getStyle().layers.filter((l) => l.id.startsWith("r:") || l.id.startsWith("swipe-"));

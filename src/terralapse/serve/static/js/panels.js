@@ -83,10 +83,11 @@ async function summary(result, facts, onPick) {
   const known = tiles.filter(([, text]) => text !== "not known");
   return [
     result.crs === null
-      ? el("p", { class: "warning" }, "The images have no place on the earth: areas are in pixels, and the map shows them as they are.")
-      : null,
-    result.pixel_grid
-      ? el("p", { class: "warning" }, "The images have no place on the earth: areas are in pixels. A pixel counts as a square of one metre, so 1 m² is one pixel.")
+      ? el(
+          "p", { class: "warning" },
+          "The images have no place on the earth: areas are in pixels, and the map shows them as they are.",
+          unit === "px" ? "" : " The run is of an earlier version, which called a pixel a square metre: 1 m² is one pixel.",
+        )
       : null,
     el("dl", { class: "tiles" }, known.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text)))),
     el("div", { class: "sentences" }, result.sentences.map((s) => sentence(s, facts, onPick))),
@@ -278,7 +279,8 @@ function downloads(result) {
     rows.splice(3, 0, row(result.links.geojson, "Polygons, GeoJSON", "made from change.gpkg"));
   }
   const link = (title, text) => el("li", {}, el("span", {}, title), el("code", { tabindex: "0" }, text));
-  const tiles = result.layers.map((l) => link(`XYZ, ${l.title}`, `${location.origin}${l.tilejson.replace("tilejson.json", "{z}/{x}/{y}")}.png`));
+  const drawn = [...result.layers.filter((l) => l.tilejson), ...result.composites.periods];
+  const tiles = drawn.map((l) => link(`XYZ, ${l.title}`, `${location.origin}${l.tilejson.replace("tilejson.json", "{z}/{x}/{y}")}.png`));
   return [
     el("ul", { class: "files" }, rows),
     el("h3", {}, "For QGIS and other maps"),

@@ -1,11 +1,12 @@
-// What people say of the objects: accept, reject, grade, draw anew; who and when; and the reviewed set as files.
+// What people say of the objects: accept, reject, grade, draw anew, add; who and when; and the reviewed set as files.
 
+import * as added from "./added.js";
 import { get } from "./api.js";
 import { byId, el } from "./dom.js";
+import { draw, GRADES, post } from "./said.js";
 import { onChange, state } from "./state.js";
 import { field, who } from "./who.js";
 
-const GRADES = [["", "not graded"], ["none", "No damage"], ["minor", "Minor damage"], ["major", "Major damage"], ["destroyed", "Destroyed"]];
 const VERDICTS = [["accepted", "Accept"], ["rejected", "Reject"], ["", "Open"]];
 const WORDS = { accepted: "accepted", rejected: "rejected" };
 
@@ -34,10 +35,15 @@ export async function panel(result, features, map, pen, pick) {
     return order.find((f) => !last.get(f.id)?.verdict && f.id !== state.picked);
   };
   const outlines = () => paint(map, features, last);
+  const missed = added.section(result, url, last, map, pen, () => {
+    summary();
+    outlines();
+  });
   const summary = () => {
     const all = [...last.values()];
     const of = (verdict) => all.filter((r) => r.verdict === verdict).length;
-    count.textContent = `${of("accepted")} accepted, ${of("rejected")} rejected of ${features.length.toLocaleString("en")} objects`;
+    const more = of("added") ? `; ${of("added")} added` : "";
+    count.textContent = `${of("accepted")} accepted, ${of("rejected")} rejected of ${features.length.toLocaleString("en")} objects${more}`;
     next.hidden = !open();
   };
   const refresh = async () => {
@@ -45,7 +51,8 @@ export async function panel(result, features, map, pen, pick) {
     pen.stop();
     keyed = null;
     if (!features.some((f) => f.id === id)) {
-      body.replaceChildren(el("p", { class: "dim" }, "Click an object on the map, or go to the next one."));
+      const what = features.length ? "Click an object on the map, or go to the next one." : "The run has found no object.";
+      body.replaceChildren(el("p", { class: "dim" }, what));
       return;
     }
     const { history } = await get(`${url}/${id}`);
@@ -74,23 +81,10 @@ export async function panel(result, features, map, pen, pick) {
       );
     };
     function redraw() {
-      const finish = el("button", { type: "button", class: "tool primary", onclick: () => pen.finish() }, "Finish");
-      pen.begin(
-        (ring) => {
-          if (ring) geometry = { type: "Polygon", coordinates: [ring] };
-          said();
-        },
-        (n) => {
-          shape.textContent = n ? `${n} points. Three make an outline.` : "Click its corners on the map one after the other, or move the map and add its middle.";
-          finish.disabled = n < 3;
-        },
-      );
-      tools.replaceChildren(
-        finish,
-        el("button", { type: "button", class: "tool", onclick: () => pen.atMiddle() }, "Add middle of the map"),
-        el("button", { type: "button", class: "tool", onclick: () => pen.undo() }, "Undo point"),
-        el("button", { type: "button", class: "link", onclick: () => pen.stop() }, "Cancel"),
-      );
+      draw(pen, shape, tools, (ring) => {
+        if (ring) geometry = { type: "Polygon", coordinates: [ring] };
+        said();
+      });
     }
     const form = el(
       "form", { class: "review-form", "data-polygon": id },
@@ -143,6 +137,7 @@ export async function panel(result, features, map, pen, pick) {
     () => {
       follow = keyed = null;
       pen.stop();
+      missed.stop();
     },
     { once: true },
   );
@@ -155,6 +150,7 @@ export async function panel(result, features, map, pen, pick) {
   return [
     field("review-by"),
     count, next, body,
+    ...missed.nodes,
     el("h3", {}, "The reviewed set"),
     el(
       "ul", { class: "files" },
@@ -165,34 +161,28 @@ export async function panel(result, features, map, pen, pick) {
   ];
 }
 
-/** Sends and tells what came of it, a conflict with what somebody else said. */
-export async function post(url, body) {
-  try {
-    const found = await fetch(url, {
-      method: "POST", credentials: "same-origin", body: JSON.stringify(body), headers: { "content-type": "application/json" },
-    });
-    const answer = await found.json().catch(() => null);
-    return { ok: found.ok, answer, problem: found.ok ? null : (answer?.detail ?? `The server answered with ${found.status}.`) };
-  } catch {
-    return { ok: false, answer: null, problem: "The server does not answer. Is `terralapse serve` still running?" };
-  }
-}
-
-/** Accepted outlines are drawn through, rejected ones dashed, so that colour alone tells nothing. */
+/** Accepted outlines are drawn through, rejected ones dashed, added ones in dashes and dots, so that colour alone
+    tells nothing. */
 function paint(map, features, last) {
   const shown = features
     .filter((f) => last.get(f.id)?.verdict)
     .map((f) => ({ type: "Feature", geometry: last.get(f.id).geometry ?? f.geometry, properties: { verdict: last.get(f.id).verdict } }));
+  for (const row of last.values()) {
+    if (row.verdict === "added") shown.push({ type: "Feature", geometry: row.geometry, properties: { verdict: "added" } });
+  }
   const data = { type: "FeatureCollection", features: shown };
   if (map.getSource("r:reviewed")) {
     map.getSource("r:reviewed").setData(data);
     return;
   }
   map.addSource("r:reviewed", { type: "geojson", data });
+  const below = map.getLayer("r:picked-casing") ? "r:picked-casing" : undefined; // not there where the run found nothing
   const line = (id, verdict, paint) =>
-    map.addLayer({ id: `r:${id}`, type: "line", source: "r:reviewed", filter: ["==", ["get", "verdict"], verdict], paint }, "r:picked-casing");
+    map.addLayer({ id: `r:${id}`, type: "line", source: "r:reviewed", filter: ["==", ["get", "verdict"], verdict], paint }, below);
   line("accepted-casing", "accepted", { "line-color": "#ffffff", "line-width": 5 });
   line("accepted", "accepted", { "line-color": "#00735c", "line-width": 3 });
   line("rejected-casing", "rejected", { "line-color": "#ffffff", "line-width": 4 });
   line("rejected", "rejected", { "line-color": "#7a0031", "line-width": 2.5, "line-dasharray": [2, 2] });
+  line("added-casing", "added", { "line-color": "#ffffff", "line-width": 5.5 });
+  line("added", "added", { "line-color": "#0b4fa5", "line-width": 3, "line-dasharray": [4, 1.2, 1, 1.2] });
 }

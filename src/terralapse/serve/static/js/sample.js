@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { byId, el } from "./dom.js";
 import { area, percent } from "./format.js";
-import { post } from "./review.js";
+import { post } from "./said.js";
 import { field, who } from "./who.js";
 
 const WIDTHS = [[33, "close"], [65, "middle"], [193, "wide"]];

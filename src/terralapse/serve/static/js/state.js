@@ -4,6 +4,7 @@ export const state = {
   result: null, // id
   view: null, // [zoom, lat, lng]
   level: null, // code of the slider
+  composite: null, // period of the composite that is shown
   swipe: 0.5, // share of the map that shows the date before; null without swipe
   layers: new Map(), // name -> opacity 0..1 of those that are shown
   picked: null, // id of a polygon
@@ -45,6 +46,7 @@ export function text() {
     parts.set("v", `${zoom.toFixed(2)}/${lat.toFixed(6)}/${lng.toFixed(6)}`);
   }
   if (state.level !== null) parts.set("t", String(state.level));
+  if (state.composite !== null) parts.set("c", state.composite);
   parts.set("s", state.swipe === null ? "off" : state.swipe.toFixed(3));
   parts.set("l", [...state.layers].map(([n, o]) => `${n}:${Math.round(100 * o)}`).join(","));
   if (state.picked !== null) parts.set("p", String(state.picked));
@@ -62,6 +64,7 @@ export function read(hash) {
   }
   const level = Number(parts.get("t"));
   if (parts.has("t") && Number.isInteger(level) && level >= 0) found.level = level;
+  if (/^\d{4}(-\d{2}|-q[1-4])?$/.test(parts.get("c") ?? "")) found.composite = parts.get("c");
   if (parts.get("s") === "off") found.swipe = null;
   else if (parts.has("s") && Number(parts.get("s")) >= 0 && Number(parts.get("s")) <= 1) {
     found.swipe = Number(parts.get("s"));

@@ -1,0 +1,149 @@
+"""Objects that the run has missed, in the browser: drawn, saved, taken back, and in the files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyogrio
+import pytest
+
+from product_runs import BOX
+from serve.test_added import outline
+from serve.test_browser import (
+    becomes,
+    browser,
+    keep,
+    open_page,
+    playwright,
+    pytestmark,
+    served,
+    server,
+    settled,
+)
+from serve.test_browser_people import serious, tab
+from terralapse.data.folders import BiTemporal
+
+__all__ = ["browser", "open_page", "pytestmark", "server"]
+
+TOP, LEFT, BOTTOM, RIGHT = 180, 200, 220, 260  # rows and columns of `Blobs` where the run found nothing
+DRAWN = "window.terralapse.map.queryRenderedFeatures({ layers: ['r:added'] }).length"
+
+
+@pytest.fixture(scope="module")
+def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(shelf, reviews=tmp_path_factory.mktemp("kept")) as found:
+        yield found
+
+
+def draw(page: Any, top: float, left: float, bottom: float, right: float) -> None:
+    """Clicks the corners on the map, which shows all of the result."""
+    settled(page)
+    for lng, lat in outline(top, left, bottom, right)["coordinates"][0][:4]:
+        point = page.evaluate(f"() => window.terralapse.map.project([{lng}, {lat}])")
+        page.locator("#map canvas").click(position={"x": point["x"], "y": point["y"]}, force=True)
+
+
+def test_from_a_missed_object_to_the_files(open_page, kept, tmp_path):
+    page = open_page(f"{kept}#s=off")
+    tab(page, "review")
+    page.click("#layers-toggle")
+    page.fill("#review-by", "Ada")
+    page.click("#add-object")
+    draw(page, TOP, LEFT, BOTTOM, RIGHT)
+    becomes(page, ".review-form .small", "4 points")
+    page.click("text=Finish")
+    page.select_option("#added-grade", "destroyed")
+    assert page.locator("#added-class").count() == 0  # this run has no classes
+    page.fill("#added-comment", "<i>shed</i>")
+    keep(page, "added-form")
+    page.click("text=Save object")
+    page.wait_for_selector("[data-added='1']")
+    said = page.inner_text("[data-added='1']")
+    assert said.startswith("Added 1 by Ada, 20")
+    assert "Destroyed, <i>shed</i>" in said
+    becomes(page, ".review-count", "0 accepted, 0 rejected of 3 objects; 1 added")
+    settled(page)
+    assert page.evaluate(DRAWN) > 0
+    dashes = "window.terralapse.map.getPaintProperty('r:added', 'line-dasharray')"
+    assert page.evaluate(dashes) != page.evaluate(dashes.replace("r:added", "r:rejected"))
+    assert serious(page) == []
+    keep(page, "added")
+    with page.expect_download() as saved:
+        page.click("#review-gpkg")
+    saved.value.save_as(tmp_path / "r.gpkg")
+    frame = pyogrio.read_dataframe(tmp_path / "r.gpkg", layer="reviewed")
+    assert frame["id"].tolist() == [-1]
+    assert frame["area_m2"].tolist() == pytest.approx([40 * 60 * abs(BOX.affine.determinant)], rel=0.08)
+    with page.expect_download() as saved:
+        page.click("#review-labels")
+    saved.value.save_as(tmp_path / "labels.zip")
+    with zipfile.ZipFile(tmp_path / "labels.zip") as archive:
+        archive.extractall(tmp_path / "labels")
+    (pair,) = BiTemporal(tmp_path / "labels")
+    assert (pair.label[TOP + 2 : BOTTOM - 2, LEFT + 2 : RIGHT - 2] == 1).all()
+    page.click("[data-added='1'] >> text=Remove")
+    becomes(page, "[data-added='1']", "Added 1, removed by Ada")
+    settled(page)
+    assert page.evaluate(DRAWN) == 0
+    page.reload()  # it is the server that knows
+    page.wait_for_selector("html[data-ready=true]", state="attached")
+    tab(page, "review")
+    page.click("[data-added='1'] >> text=Put back")
+    becomes(page, ".review-count", "0 accepted, 0 rejected of 3 objects; 1 added")
+    settled(page)
+    assert page.evaluate(DRAWN) > 0
+
+
+def test_with_the_keys_alone_and_outside_of_the_images(open_page, kept):
+    page = open_page(f"{kept}#s=off")
+    tab(page, "review")
+    page.locator("#review-by").fill("")
+    page.locator("#add-object").focus()
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("text=Add middle of the map")).to_be_focused()
+    middle = page.evaluate("window.terralapse.map.getCenter().toArray()")
+    for east, north in ((0, 0), (0.1, 0), (0.1, 0.1)):
+        page.evaluate(
+            f"window.terralapse.map.jumpTo({{ center: [{middle[0] + east}, {middle[1] + north}] }})"
+        )
+        page.keyboard.press("Enter")
+    becomes(page, ".review-form .small", "3 points")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#added-grade")).to_be_focused()
+    page.click("text=Save object")
+    page.wait_for_selector(".trouble >> text=Say who you are first")
+    playwright.expect(page.locator("#review-by")).to_be_focused()
+    page.keyboard.type("Bob")
+    page.click("text=Save object")
+    page.wait_for_selector(".trouble >> text=lies outside of the images")
+    page.locator("#added-form >> text=Cancel").click()
+    playwright.expect(page.locator("#add-object")).to_be_focused()
+    assert page.evaluate("window.terralapse.map.getLayer('added-draft') === undefined")
+    open_page.troubles[:] = [t for t in open_page.troubles if "422" not in t]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_on_a_phone_nothing_of_it_is_cut_off(open_page, kept, theme):
+    page = open_page(kept, 390, 844, color_scheme=theme, has_touch=True)
+    tab(page, "review")
+    page.click("#add-object")
+    keep(page, f"phone-drawing-{theme}")
+    for _ in range(3):
+        page.click("text=Add middle of the map")
+        page.evaluate("window.terralapse.map.panBy([20, 30 * Math.random()], { duration: 0 })")
+    page.click("text=Finish")
+    page.wait_for_selector("#added-form")
+    page.locator("#added-form").scroll_into_view_if_needed()
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    for control in page.locator(
+        "#panel button:visible, #panel select:visible, #panel textarea:visible"
+    ).all():
+        box = control.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 391
+    assert serious(page) == []
+    keep(page, f"phone-added-{theme}")
