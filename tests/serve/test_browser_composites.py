@@ -93,6 +93,7 @@ def test_composites_alone_on_a_phone(open_page, kept, theme):
     page.select_option("#results", label="images")
     playwright.expect(page.locator("#composite-card .level-value")).to_have_text("2020", timeout=WAIT)
     assert page.locator("#slider-card").is_hidden()
+    assert "not known" not in page.inner_text(".tiles")
     page.click("#composite-earlier")
     becomes(page, "#composite-card .level-value", "2019")
     becomes(page, "#composite-dates", "13 dates, from 5 January 2019 to 31 December 2019")

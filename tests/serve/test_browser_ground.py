@@ -78,7 +78,7 @@ def test_images_without_a_place_have_no_coast(open_page, address, ids):
     page = open_page(f"{address}#r={ids['pixels']}&v=3/0/0")
     assert len(shore(page)) == 0
     page.select_option("#results", ids["clearing"])
-    page.wait_for_selector("#slider-card:visible")
+    page.wait_for_selector("#layer-break_date")
     page.evaluate("window.terralapse.map.jumpTo({ zoom: 3, center: [0, 0] })")
     page.wait_for_function(f"() => {ON_THE_SCREEN}.length > 0")
 

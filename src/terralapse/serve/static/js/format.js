@@ -6,6 +6,7 @@ export function number(value, digits = 3) {
 }
 
 export function area(value, unit) {
+  if (!Number.isFinite(value)) return number(value);
   if (unit === "px") return `${number(value)} px`;
   if (Math.abs(value) >= 1e6) return `${number(value / 1e6)} km²`;
   if (Math.abs(value) >= 1e4) return `${number(value / 1e4)} ha`;
