@@ -2,9 +2,9 @@
 
     python benchmarks/job_memory.py BEFORE AFTER --crs EPSG:32632 [--cell 1024] [--model lapsenet/s2]
 
-Runs `terralapse run` over the pair, cut into cells, on a Dask cluster of two worker processes, and looks at
-the resident memory of each worker ten times a second. Printed is the largest of either worker over each tenth of
-the units: flat is good.
+Runs `terralapse run` over the pair, cut into cells, on a Dask cluster of two worker processes, and looks ten
+times a second at the resident memory of each. Printed is the largest of either over each tenth of the units:
+flat is good.
 """
 
 from __future__ import annotations
