@@ -32,9 +32,10 @@ SLOW = (  # a minute and more, all formats together
     "fusu/change-nano",
     "lapsenet/s2",
     "lenet/nano",
+    "mapformer/nano",
     "semicd-vl/nano",
 )
-SYSTEMS = ("lapsenet/rgb", "mapformer/nano", *SLOW)
+SYSTEMS = ("lapsenet/rgb", *SLOW)
 MOST = 1e-4  # difference in probability, of which the worst of them has a tenth
 
 
@@ -78,6 +79,7 @@ def test_a_file_says_what_torch_says(slug: str, root: Path, tmp_path: Path) -> N
         assert tuple(exported.read_card(path)["inputs"][:1]) == ("images",)
 
 
+@pytest.mark.slow
 def test_a_map_of_the_earlier_date_is_an_input_with_that_name(tmp_path: Path, root: Path) -> None:
     detector = built("mapformer/nano", root)
     assert isinstance(detector, MapDetector)

@@ -30,7 +30,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("seams", ["exact", "blend"])
+@pytest.mark.parametrize("seams", ["exact", pytest.param("blend", marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_leaves_the_bytes_of_one_that_was_not(
     tmp_path: Path, seams: str
 ) -> None:
@@ -87,6 +87,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(small_disk: Path) -> None:
     assert [p.name for p in small_disk.iterdir()] == ["taken"]
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_the_size_of_the_scene(tmp_path: Path) -> None:
     (said,) = job("memory", tmp_path, 4096, 16384)
     small, large = said["peaks"]

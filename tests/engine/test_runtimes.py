@@ -230,6 +230,7 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pyt
     assert "compile" not in result.engine["tried"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("true") is None, reason="needs a program that does nothing")
 def test_a_compiler_that_does_not_compile_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -191,6 +191,7 @@ def test_images_without_a_place_are_reviewed_too(kept, ids, tmp_path):
     assert frame.loc[0, "area_px"] == pytest.approx(2400, rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_was_said_survives_kill_9(shelf, tmp_path, ids):
     path = f"api/results/{ids['Blobs']}/review"
     process, address = start(shelf, "--reviews", tmp_path)

@@ -208,7 +208,9 @@ def test_reviews_are_kept_and_the_second_of_two_is_told(tmp_path, database):
     said = {"by": "é", "verdict": None, "grade": "minor", "comment": "x" * 2000}
     books[1].say(RUN, 7, 1, geometry=shape, **said)
     last = books[2].reviews(RUN)
-    assert last == [{"polygon": 7, "version": 2, "at": last[0]["at"], "geometry": shape, **said}]
+    assert last == [
+        {"polygon": 7, "version": 2, "at": last[0]["at"], "geometry": shape, "class_after": None, **said}
+    ]
     sample = books[0].keep(RUN, "a", {"points": [1, 2]})
     books[3].mark(sample, 0, 0, "a", "change")
     assert books[1].marks(sample)[0]["label"] == "change"

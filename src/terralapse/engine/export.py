@@ -247,8 +247,9 @@ def _traced(detector: NetworkDetector, stretched: bool, least: int, traced: tupl
 
 def write_graph(
     detector: NetworkDetector, path: Path, kind: str, stretched: bool, program: Any = None
-) -> None:
-    """Writes the graph with its card to `path` (and beside it a `.bin` for OpenVINO), as it goes.
+) -> dict[str, Any]:
+    """Writes the graph with its card to `path` (and beside it a `.bin` for OpenVINO), as it goes, and returns
+    the card.
 
     `program` is what `trace` gave for this detector, for who writes more than one format of it.
 
@@ -274,7 +275,7 @@ def write_graph(
             # Weights may share one block of memory; the writer warns of that, and writes them all.
             warnings.simplefilter("ignore", UserWarning)
             torch.export.save(program, path, extra_files={exported.EXTRA: text})
-        return
+        return card
     onnx_path = path if kind == "onnx" else path.with_suffix(".onnx")
     _write_onnx(detector, program, onnx_path, text, inputs_of(detector, stretched))
     if vino is not None:
@@ -285,6 +286,7 @@ def write_graph(
         onnx_path.unlink()
         model.set_rt_info(text, [exported.CARD])
         vino.save_model(model, str(path), compress_to_fp16=False)
+    return card
 
 
 def _write_onnx(
@@ -363,7 +365,7 @@ def export(
     try:
         stretched = network.always_stretches
         draft = folder / path.name
-        write_graph(network, draft, kind, stretched)
+        card = write_graph(network, draft, kind, stretched)
         found = compare(network, draft, tiles, stretched)
         if not found.holds:
             raise SettingError(
@@ -377,7 +379,7 @@ def export(
         raise OutputNotWritableError(path, f"cannot be written ({error})", "Free some space.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return card_of(network, stretched), found
+    return card, found
 
 
 def publish(draft: Path, path: Path) -> None:
