@@ -35,9 +35,7 @@ from terralapse.tasks.change import ChangeDetector
 Progress = Callable[[str, int, int], None]
 
 FORMAT = 1  # of the records on disk: runs of another format are not resumed
-TILE_MEMORY = (
-    1536 * memory.MIB
-)  # working memory of the network; the process stays 1.5 GiB above its libraries
+TILE_MEMORY = 1536 * memory.MIB  # of the network; the process then stays 1.5 GiB above its libraries
 GPU_MEMORY = 4096 * memory.MIB  # the same on a GPU, whose memory is its own
 HELD = 4  # copies of a tile's pixels that are held for each that is computed: read ahead, put together
 THREADS_GAIN = 0.4  # n threads on one tile are n ** 0.4 times as fast as one: 1.3 for two, measured

@@ -88,9 +88,12 @@ class PixelArea:
         """float64 [h, w], or [h, 1] where the pixels of a row are equal; m2."""
         if self._rows is not None:
             return self._rows[window.slices[0], None]
-        down = _hats(window.row, window.height, self.shape[0])
-        across = _hats(window.col, window.width, self.shape[1])
-        return down @ self._lattice @ across.T
+        # No matrix product: the threads of BLAS go on waiting for more on cores that others need.
+        above, down = _between(window.row, window.height, self.shape[0])
+        left, across = _between(window.col, window.width, self.shape[1])
+        lattice, down = self._lattice, down[:, None]
+        rows = lattice[above] * (1 - down) + lattice[above + 1] * down
+        return rows[:, left] * (1 - across) + rows[:, left + 1] * across
 
     @property
     def mean(self) -> float:
@@ -104,10 +107,11 @@ def _axes(crs: CRS) -> tuple[float, float]:
     return geod.a, geod.b
 
 
-def _hats(start: int, count: int, size: int) -> np.ndarray:
-    """Weights [count, _NODES] that read a lattice over `size` pixels linearly at pixel centres."""
+def _between(start: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The node of a lattice over `size` pixels before each pixel centre, and how far towards the next, 0..1."""
     at = (np.arange(start, start + count) + 0.5) * (_NODES - 1) / size
-    return np.clip(1 - np.abs(at[:, None] - np.arange(_NODES)), 0, None)
+    before = np.clip(at.astype(np.intp), 0, _NODES - 2)
+    return before, at - before
 
 
 def _true_area_of_unit(crs: CRS, x: np.ndarray, y: np.ndarray) -> np.ndarray:
