@@ -108,7 +108,7 @@ def _axes(crs: CRS) -> tuple[float, float]:
 
 
 def _between(start: int, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The node of a lattice over `size` pixels before each pixel centre, and how far towards the next, 0..1."""
+    """The node of a lattice over `size` pixels before each pixel centre, and how far on it is, 0 to 1."""
     at = (np.arange(start, start + count) + 0.5) * (_NODES - 1) / size
     before = np.clip(at.astype(np.intp), 0, _NODES - 2)
     return before, at - before
