@@ -8,12 +8,16 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ import uvicorn
 from PIL import Image
 
 from bad_inputs import image
+from job_machines import free_port
 from serve_clients import TOKEN
 from terralapse.serve.app import create_app
 from terralapse.serve.looks import Looker
@@ -443,21 +448,44 @@ def joplin_result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_shipped_pair_shows_its_change_soon(open_page, server, joplin_result, record_property):
-    """The time is told, not judged: it is that of the machine and of what else runs on it."""
-    address = server(joplin_result)
-    open_page(address)  # a second visitor finds the tiles in memory, as on a wall
-    page = open_page(address)
-    marks = page.evaluate(
-        "Object.fromEntries(performance.getEntriesByType('mark').map((m) => [m.name, m.startTime]))"
-    )
-    seconds = {name.removeprefix("terralapse-"): round(at / 1000, 2) for name, at in marks.items()}
-    record_property("seconds", seconds)
-    print(f"\nChange on the map after {seconds['change']} s, all of it after {seconds['idle']} s.")  # noqa: T201
+def test_the_shipped_pair_shows_its_change_soon(open_page, joplin_result, record_property):
+    """Of `terralapse serve` as a process of its own; visitors after the first find the tiles in memory.
+    The time is told, not judged: it is that of the machine and of what else runs on it."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "terralapse", "serve", str(joplin_result), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(address)
+            visits: list[dict[str, float]] = []
+            for _ in range(4):
+                page = open_page(address)
+                marks = page.evaluate(
+                    "performance.getEntriesByType('mark').map((m) => [m.name, m.startTime])"
+                )
+                visits.append({name.removeprefix("terralapse-"): round(at / 1000, 2) for name, at in marks})
+            seconds = {name: median(v[name] for v in visits[1:]) for name in visits[0]}
+            record_property("seconds", seconds)
+            print(f"\nFirst visit {visits[0]}, then in the median {seconds}.")  # noqa: T201
+            said = page.inner_text(".level-more")
+        finally:
+            process.terminate()
     run = json.loads((joplin_result / "run.json").read_text())
     changed = run["engine"]["changed_pixels"]
-    assert page.inner_text(".level-more").startswith(f"{changed:,} pixels")
+    assert said.startswith(f"{changed:,} pixels")
     keep(page, "joplin")
+
+
+def wait_for(address: str, seconds: float = 60) -> None:
+    """Until a server answers."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("name", ["Blobs", "clearing", "pixels"])
