@@ -33,31 +33,36 @@ def ground() -> np.ndarray:
     return np.stack([127 + 110 * np.sin(x + k) * np.cos(y - k) for k in range(3)]).astype(np.uint8)
 
 
-def tile_at(tiler: Tiler, layer: Layer, zoom: int, scale: int = 1) -> Wanted:
+def tile_at(
+    tiler: Tiler, layer: Layer, zoom: int, scale: int = 1, at: tuple[float, float] = (0.5, 0.5)
+) -> Wanted:
+    """The tile of a place, which is given in shares of the layer from its south-western corner."""
     west, south, east, north = tiler.extent(layer, Affine.identity()).bounds
-    lon, lat = np.radians(((west + east) / 2, (south + north) / 2))
+    lon, lat = np.radians((west + (east - west) * at[0], south + (north - south) * at[1]))
     x = int((1 + lon / np.pi) / 2 * 2**zoom)
     return Wanted(zoom, x, int((1 - np.arcsinh(np.tan(lat)) / np.pi) / 2 * 2**zoom), scale)
 
 
-def both(layer: Layer, zoom: int, scale: int, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+def both(
+    layer: Layer, wanted: Wanted, monkeypatch: pytest.MonkeyPatch, there: tuple[float, float] = (0.5, 1.0)
+) -> list[np.ndarray]:
+    """The pixels that the quick and the warped tile have both, of which there are so many."""
     tiler = Tiler(2**20, 4, 4)
-    wanted = tile_at(tiler, layer, zoom, scale)
     quick = tiler._quick(layer, wanted)
     assert quick is not None
     monkeypatch.setattr(tiler, "_quick", lambda *_: None)
     warped = tiler._read(layer, Affine.identity(), wanted)
-    assert quick[0].shape == warped[0].shape == (len(quick[0]), 256 * scale, 256 * scale)
+    assert quick[0].shape == warped[0].shape == (len(quick[0]), 256 * wanted.scale, 256 * wanted.scale)
     assert np.mean(quick[1] != warped[1]) < 0.01
-    there = quick[1] & warped[1]
-    assert there.mean() > 0.5
-    return [quick[0][:, there].astype(int), warped[0][:, there].astype(int)]
+    common = quick[1] & warped[1]
+    assert there[0] < common.mean() <= there[1]
+    return [quick[0][:, common].astype(int), warped[0][:, common].astype(int)]
 
 
 @pytest.mark.parametrize(("zoom", "scale"), [(18, 1), (17, 1), (17, 2)])
 def test_a_picture_is_that_of_a_warp(tmp_path, ground, monkeypatch, zoom, scale):
     layer = Layer("before", "Before", cog(tmp_path / "a.tif", ground, photometric="rgb"), "picture")
-    quick, warped = both(layer, zoom, scale, monkeypatch)
+    quick, warped = both(layer, tile_at(Tiler(0, 4, 4), layer, zoom, scale), monkeypatch)
     assert np.abs(quick - warped).max() <= 3
     assert abs(np.mean(quick - warped)) < 0.75  # a level of 256 at the most, by rounding
 
@@ -69,20 +74,33 @@ def test_classes_are_those_of_a_warp(tmp_path, ground, monkeypatch, zoom, scale)
     path = cog(tmp_path / "a.tif", classes, nodata=255, overview_resampling="nearest")
     table = np.zeros((256, 4), np.uint8)
     layer = Layer("change", BINARY_CHANGE.title, path, "class", table=table)
-    quick, warped = both(layer, zoom, scale, monkeypatch)
+    quick, warped = both(layer, tile_at(Tiler(0, 4, 4), layer, zoom, scale), monkeypatch)
     assert np.mean(quick != warped) < 0.01  # positions on the edge of a pixel
 
 
-def test_edges_masks_and_what_has_no_place_are_warped(tmp_path, ground):
+@pytest.mark.parametrize("corner", [(0.01, 0.01), (0.99, 0.99), (0.5, 0.999), (0.999, 0.5)])
+def test_a_picture_ends_where_it_does_in_a_warp(tmp_path, ground, monkeypatch, corner):
+    layer = Layer("before", "Before", cog(tmp_path / "a.tif", ground, photometric="rgb"), "picture")
+    quick, warped = both(layer, tile_at(Tiler(0, 4, 4), layer, 17, at=corner), monkeypatch, (0.001, 0.95))
+    assert np.abs(quick - warped).max() <= 6  # at the edge one weighs by what lies inside, one repeats it
+    assert np.abs(quick - warped).mean() < 1
+
+
+def test_what_is_masked_has_no_part_in_the_colours_beside_it(tmp_path, ground, monkeypatch):
+    holes = np.maximum(ground, 100)
+    holes[:, 700:900, 700:900] = 0
+    layer = Layer("b", "B", cog(tmp_path / "b.tif", holes, nodata=0, photometric="rgb"), "picture")
+    quick, warped = both(layer, tile_at(Tiler(0, 4, 4), layer, 17), monkeypatch, (0.3, 0.95))
+    assert quick.min() >= 97  # black would show as a dark line around the hole
+    assert np.abs(quick - warped).mean() < 1
+
+
+def test_a_wide_look_and_what_is_turned_are_warped(tmp_path, ground):
     tiler = Tiler(2**20, 4, 4)
     whole = Layer("a", "A", cog(tmp_path / "a.tif", ground), "picture")
     middle = tile_at(tiler, whole, 18)
     assert tiler._quick(whole, middle) is not None
-    assert tiler._quick(whole, tile_at(tiler, whole, 14)) is None  # wider than the picture
-    holes = ground.copy()
-    holes[:, 790:810, 790:810] = 0
-    masked = Layer("b", "B", cog(tmp_path / "b.tif", holes, nodata=0), "picture")
-    assert tiler._quick(masked, middle) is None
+    assert tiler._quick(whole, tile_at(tiler, whole, 11)) is None  # coarser than the smallest overview
     turned = _WHERE @ Affine.rotation(10)
     bent = Layer("c", "C", cog(tmp_path / "c.tif", ground, transform=turned, driver="GTiff"), "picture")
     assert tiler._quick(bent, middle) is None

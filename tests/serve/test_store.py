@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +69,14 @@ def until(jobs: Jobs, identity: str, *states: str) -> dict:
     raise AssertionError(f"still {found}")
 
 
+def soon(true: Callable[[], bool]) -> None:
+    """Waits until it is true: a job is taken in the database before its server has a worker for it."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_a_job_is_taken_once_by_servers_that_ask_at_the_same_time(tmp_path, database):
     servers = [Jobs(tmp_path, database=database) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
@@ -99,20 +107,15 @@ def test_two_servers_share_the_work_and_either_can_cancel_it(tmp_path, database,
     first = add(one)
     one.start()
     try:
-        until(one, first, "running")
+        soon(lambda: set(one._running) == {first})
         two.start()
         second = add(one)  # `one` is busy
-        until(two, second, "running")
+        soon(lambda: set(two._running) == {second})
         assert set(one._running) == {first}
-        assert set(two._running) == {second}
-        end = time.monotonic() + 30
-        while not all(j["stage"] for j in two.all()) and time.monotonic() < end:
-            time.sleep(0.02)
+        soon(lambda: all(j["stage"] for j in two.all()))
         numbers = {j["id"]: int(j["stage"]) for j in two.all()}
         assert two.cancel(first)  # which `one` runs
-        end = time.monotonic() + 30
-        while one._running and time.monotonic() < end:
-            time.sleep(0.02)
+        soon(lambda: not one._running)
         with pytest.raises(ProcessLookupError):
             os.kill(numbers[first], 0)
         os.kill(numbers[second], 0)

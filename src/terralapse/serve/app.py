@@ -6,15 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
 
 from terralapse._version import __version__
 from terralapse.errors import TerralapseError
@@ -25,20 +22,12 @@ from terralapse.serve.library import Library, NotThereError, said_of
 from terralapse.serve.looks import Looker
 from terralapse.serve.notebook import Notebook
 from terralapse.serve.options import Options
+from terralapse.serve.pages import Pages
+from terralapse.serve.warm import Warmth
 
 STATIC = Path(str(resources.files("terralapse.serve"))) / "static"
 NOTHING = "There is nothing here."
 _THREADS = 8  # tiles at once; each holds a few open files and one decoded window
-
-
-class _Static(StaticFiles):
-    """Vendored files have their version in the path and never change; ours are asked for again."""
-
-    async def get_response(self, path: str, scope: Scope) -> Any:
-        response = await super().get_response(path, scope)
-        if path.replace("\\", "/").startswith("vendor/"):
-            response.headers["cache-control"] = "public, max-age=31536000, immutable"
-        return response
 
 
 def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
@@ -56,6 +45,7 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
     desk = None if options.workspace is None else Desk(options.workspace, options, looker)
     notebook = None if options.kept is None else Notebook(options.kept, options.database)
     answering = ask_api.Answering(options)
+    warmth = Warmth(library)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -63,6 +53,7 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
         if desk is not None:
             desk.start()
         yield
+        warmth.stop()
         if desk is not None:
             desk.stop()
         if notebook is not None:
@@ -76,6 +67,7 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.warmth = warmth
     app.include_router(api.router(library))
     app.include_router(maps.router(library))
     app.include_router(wmts.router(library))
@@ -87,11 +79,16 @@ def create_app(options: Options, looker: Looker | None = None) -> FastAPI:
         for routes in desk.routers():
             app.include_router(routes)
 
-    @app.get("/", include_in_schema=False)
-    def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
+    pages = Pages(STATIC)
 
-    app.mount("/static", _Static(directory=STATIC, follow_symlink=False), name="static")
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return pages.file("index.html", request)
+
+    @app.get("/static/{path:path}", include_in_schema=False)
+    async def part(path: str, request: Request) -> Response:
+        return pages.file(path, request)
+
     _say_failures(app)
     app.add_middleware(Guard, options=options)
     return app

@@ -1,8 +1,8 @@
 """The common tile, read quickly: a window of one overview, its pixels moved to where the tile wants them.
 
 A warp by GDAL is right for every tile, and costs several times what the decoding of the pixels does. Most
-tiles of a map lie wholly on their image and differ from it by little more than a turn, so that positions can
-be computed at the corners of a coarse mesh and interpolated between. What is not of this kind gets None, and
+tiles of a map differ from their image by little more than a turn, so that positions can be computed at the
+corners of a coarse mesh and interpolated between. What is not of this kind gets None, and
 is warped.
 """
 
@@ -41,7 +41,7 @@ def read(
         opened: gives the image with a CRS, or one of its overviews.
         tile: zoom, column, row in Web Mercator.
         side: pixels of the tile.
-        smooth: bilinear, which needs three bands of bytes that are all valid; else the nearest pixel.
+        smooth: bilinear, which needs three bands of bytes; else the nearest pixel.
     """
     whole = opened(None)
     if not placed(whole) or whole.transform.b or whole.transform.d:
@@ -59,11 +59,10 @@ def read(
     if smooth and dense * scale.max() > _COARSEST:
         return None
     low, high = np.floor(mesh.min((1, 2))) - 1, np.ceil(mesh.max((1, 2))) + 1
-    inside = low.min() >= 0 and high[0] <= source.width and high[1] <= source.height
     low = np.maximum(low, 0).astype(int)
     high = np.minimum(high, (source.width, source.height)).astype(int)
     columns, rows = high - low
-    if columns <= 0 or rows <= 0 or columns * rows > _MOST or (smooth and not inside):
+    if columns <= 0 or rows <= 0 or columns * rows > _MOST:
         return None
     window = Window(*low, columns, rows)  # type: ignore[call-arg]
     bands = [i + 1 for i, kind in enumerate(source.colorinterp) if kind != ColorInterp.alpha]
@@ -72,9 +71,9 @@ def read(
     mask = None if open_to_all else source.dataset_mask(window=window) > 0
     mesh = mesh - low[:, None, None]
     if smooth:
-        if len(bands) != 3 or data.dtype != np.uint8 or not (mask is None or mask.all()):
+        if len(bands) != 3 or data.dtype != np.uint8:
             return None
-        return _soft(data, mesh, side), np.ones((side, side), bool)
+        return _soft(data, mask, mesh, side)
     return _hard(data, mask, mesh, side)
 
 
@@ -111,8 +110,11 @@ def _turn(crs: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(3857, crs, always_xy=True)
 
 
-def _soft(data: np.ndarray, mesh: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [3, side, side], bilinear, a cell of the mesh at a time."""
+def _soft(
+    data: np.ndarray, mask: np.ndarray | None, mesh: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [3, side, side], bilinear, a cell of the mesh at a time, and which of them have an image below:
+    at least half of what they are mixed of is valid, and nothing else has a part in their colour."""
     edges = [round(i * side / _CELLS) for i in range(_CELLS + 1)]
     cells = []
     for i in range(_CELLS):
@@ -121,9 +123,17 @@ def _soft(data: np.ndarray, mesh: np.ndarray, side: int) -> np.ndarray:
             corners = [mesh[:, i, j], mesh[:, i + 1, j], mesh[:, i + 1, j + 1], mesh[:, i, j + 1]]
             box = (edges[j], edges[i], edges[j + 1], edges[i + 1])
             cells.append((box, [float(v) for corner in corners for v in corner]))
-    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(data, 0, -1)))
-    drawn = image.transform((side, side), Image.Transform.MESH, cells, Image.Resampling.BILINEAR)
-    return np.moveaxis(np.asarray(drawn), -1, 0)
+    known = (
+        np.full(data.shape[1:], 255, np.uint8) if mask is None else np.where(mask, 255, 0).astype(np.uint8)
+    )
+    stacked = np.dstack([np.moveaxis(data if mask is None else data * mask, 0, -1), known])
+    image = Image.fromarray(stacked, "RGBX")
+    drawn = np.asarray(image.transform((side, side), Image.Transform.MESH, cells, Image.Resampling.BILINEAR))
+    colours, weight = drawn[..., :3], drawn[..., 3]
+    if mask is not None:
+        share = np.maximum(weight, 1)[..., None] / np.float32(255)
+        colours = np.minimum(np.rint(colours / share), 255).astype(np.uint8)
+    return np.moveaxis(colours, -1, 0), weight > 127
 
 
 def _hard(

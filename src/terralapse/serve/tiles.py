@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class Tiler:
         self._limit, self._under, self._over = cache, underzoom, overzoom
         self._kept: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._size = 0
+        self._coming: dict[tuple[Any, ...], Future[bytes]] = {}  # drawn just now; who asks meanwhile waits
         self._extents: dict[tuple[Path, str], Extent] = {}
         self._checked: dict[Path, str] = {}
         self._lock = threading.Lock()
@@ -135,14 +137,26 @@ class Tiler:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        data, mask = self._read(layer, grid, wanted)
-        made = _encode(_draw(layer, data, mask, wanted.style), layer, wanted)
+            coming = self._coming.get(key)
+            if coming is None:
+                mine = self._coming[key] = Future()
+        if coming is not None:
+            return coming.result()
+        try:
+            data, mask = self._read(layer, grid, wanted)
+            made = _encode(_draw(layer, data, mask, wanted.style), layer, wanted)
+        except BaseException as error:
+            with self._lock:
+                del self._coming[key]
+            mine.set_exception(error)
+            raise
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = made
-                self._size += len(made)
+            del self._coming[key]
+            self._kept[key] = made
+            self._size += len(made)
             while self._size > self._limit:
                 self._size -= len(self._kept.popitem(last=False)[1])
+        mine.set_result(made)
         return made
 
     def _read(self, layer: Layer, grid: Affine, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:

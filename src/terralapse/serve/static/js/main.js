@@ -5,6 +5,7 @@ import * as asking from "./ask.js";
 import * as coast from "./coast.js";
 import * as composites from "./composites.js";
 import { byId, el } from "./dom.js";
+import { start } from "./early.js";
 import * as drafting from "./fresh.js";
 import { day, place } from "./format.js";
 import * as graticule from "./graticule.js";
@@ -99,7 +100,11 @@ async function show(id, asked) {
   composites.start(map, result);
   if (result.bounds) maps.addFrame(map, result.bounds);
   maps.showLayers(map, result.layers);
-  maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", () => performance.mark("terralapse-change"));
+  maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", (there) => {
+    if (there) performance.mark("terralapse-change");
+    maps.drawLines(map);
+    maps.showLayers(map, found.layers);
+  });
   const got = await polygons;
   features = got.features;
   if (features.length) maps.addPolygons(map, features, byName("change")?.native_zoom ?? 16);
@@ -303,13 +308,6 @@ function wire() {
   ]);
 }
 
-/** Asks for everything that a result needs while the map is still being made. */
-async function ahead(id) {
-  const { links } = await api.ahead(`/api/results/${encodeURIComponent(id)}`);
-  for (const url of [links.histogram, links.breaks, links.facts, links.stats]) if (url) api.ahead(url);
-  if (links.polygons) api.ahead(api.firstPage(links.polygons));
-}
-
 function ground(bare) {
   const lines = graticule.start(map, pixels);
   const shore = bare ? coast.start(map, maps.token("--coast"), () => !pixels()) : () => null;
@@ -321,10 +319,7 @@ function ground(bare) {
 
 async function main() {
   theme(false);
-  const list = await api.get("/api/results");
-  const asked = read(location.hash);
-  const first = list.results.find((r) => r.id === asked.result) ?? list.results[0];
-  if (first) ahead(first.id).catch(() => null); // `show` meets the same failure and says it
+  const { list, asked, first } = await start();
   byId("results").replaceChildren(...list.results.map((r) => el("option", { value: r.id }, r.title)));
   if (matchMedia("(max-width: 760px)").matches) toggleLayers();
   map = await maps.create("map", list.basemap);
@@ -342,6 +337,7 @@ async function main() {
   }
   if (!first) {
     notice(list.problems.join(" "));
+    maps.drawLines(map);
     drawGround();
     byId("layers").hidden = true;
     byId("layers-toggle").hidden = true;

@@ -10,10 +10,21 @@ codes.addTo(maplibre);
 
 export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+// Each kind of line has a program of its own, which takes a tenth of a second to make where there is no graphics
+// card; what has changed does not wait for them.
+let lines = false;
+
+/** From here on lines are drawn as well. */
+export function drawLines(map) {
+  lines = true;
+  map.setLayoutProperty("graticule", "visibility", "visible");
+  if (map.getLayer("r:frame")) map.setLayoutProperty("r:frame", "visibility", "visible");
+}
+
 export function create(container, basemap) {
   const map = new maplibre.Map({
     container,
-    style: { version: 8, sources: {}, layers: [{ id: "ground", type: "background" }] },
+    style: { version: 8, sources: {}, layers: [] }, // the ground is the colour of the page below
     attributionControl: false,
     renderWorldCopies: false,
     maxPitch: 0,
@@ -33,13 +44,13 @@ export function create(container, basemap) {
     change({ view: [map.getZoom(), lat, lng] });
   });
   return new Promise((done) => {
-    map.once("load", () => {
+    map.once("style.load", () => {
       if (basemap) {
         map.addSource("basemap", { type: "raster", tiles: [basemap], tileSize: 256 });
         map.addLayer({ id: "basemap", type: "raster", source: "basemap" });
       }
       map.addSource("graticule", { type: "geojson", data: NO_FEATURES });
-      map.addLayer({ id: "graticule", type: "line", source: "graticule", paint: { "line-width": 1 } });
+      map.addLayer({ id: "graticule", type: "line", source: "graticule", layout: { visibility: "none" }, paint: { "line-width": 1 } });
       recolour(map);
       done(map);
     });
@@ -48,7 +59,6 @@ export function create(container, basemap) {
 
 /** Colours of the theme, which a style of the map cannot take from the page by itself. */
 export function recolour(map) {
-  map.setPaintProperty("ground", "background-color", token("--ground"));
   for (const id of ["graticule", "coast"]) if (map.getLayer(id)) map.setPaintProperty(id, "line-color", token(`--${id}`));
 }
 
@@ -94,16 +104,18 @@ export function addFrame(map, [west, south, east, north]) {
     id: "r:frame",
     type: "line",
     source: "r:frame",
+    layout: { visibility: lines ? "visible" : "none" },
     paint: { "line-color": token("--dim"), "line-width": 1.2, "line-dasharray": [4, 3] },
   });
 }
 
-/** Calls back at the first frame in which all tiles of a layer are there. */
+/** Calls back at the first frame in which all tiles of a layer are there, and says whether there is one. */
 export function whenDrawn(map, name, done) {
   const look = () => {
-    if (!map.getSource(`r:${name}`) || !map.isSourceLoaded(`r:${name}`)) return;
+    const there = map.getSource(`r:${name}`) !== undefined;
+    if (there && !map.isSourceLoaded(`r:${name}`)) return;
     map.off("render", look);
-    done();
+    done(there);
   };
   map.on("render", look);
 }
@@ -153,7 +165,7 @@ export function showLayers(map, layers) {
   }
   if (!map.getSource("r:polygons")) return;
   const opacity = state.layers.get("polygons");
-  const visibility = opacity === undefined ? "none" : "visible";
+  const visibility = opacity === undefined || !lines ? "none" : "visible";
   for (const id of ["hit", "casing", "line"]) map.setLayoutProperty(`r:polygons-${id}`, "visibility", visibility);
   for (const id of ["casing", "line"]) map.setPaintProperty(`r:polygons-${id}`, "line-opacity", opacity ?? 0);
 }
