@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from fastapi.testclient import TestClient
 from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
 
+import serve_browser
 from fixtures_eo import write_tif
 from product_runs import build_run
 from terralapse.labels import Reason
@@ -92,3 +95,77 @@ def desk(tmp_path: Path, looker: Looker) -> Iterator[TestClient]:
     options = Options(workspace=tmp_path / "work", uploads=True, limits=Limits(rate=1e6, burst=10**6))
     with TestClient(create_app(options, looker), base_url=BASE) as found:
         yield found
+
+
+@pytest.fixture
+def kept(tmp_path: Path, serve: Serve, shelf: Path) -> Iterator[TestClient]:
+    """A client of a server that keeps what people say, in the folder of the test."""
+    with serve(shelf, reviews=tmp_path) as client:
+        yield client
+
+
+@pytest.fixture
+def review(ids: dict[str, str]) -> str:
+    """Where what is said of `Blobs` goes."""
+    return f"/api/results/{ids['Blobs']}/review"
+
+
+# --- a browser --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def kept_address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server over the shelf that keeps what people say."""
+    with serve_browser.served(shelf, reviews=tmp_path_factory.mktemp("kept")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(shelf: Path) -> Iterator[str]:
+    with serve_browser.served(shelf) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(
+            executable_path=serve_browser.CHROMIUM, args=list(serve_browser.FLAGS)
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., str]]:
+    """Starts servers of a test's own, which end after its pages do."""
+    with ExitStack() as stack:
+        yield lambda *results, **options: stack.enter_context(serve_browser.served(*results, **options))
+
+
+@pytest.fixture
+def open_page(browser: Any, server: object) -> Iterator[Callable[..., Any]]:
+    """Opens an address and waits until everything is drawn. At the end no page may have complained, and none
+    may have asked another host for anything."""
+    contexts: list[Any] = []
+    troubles: list[str] = []
+    hosts: set[str] = set()
+
+    def make(url: str, width: int = 1440, height: int = 900, ready: bool = True, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(serve_browser.WAIT)
+        page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: troubles.append(str(e)))
+        page.on("request", lambda r: hosts.add(r.url.split("/")[2]))
+        page.goto(url)
+        if ready:
+            page.wait_for_selector("html[data-ready=true]", state="attached")
+        return page
+
+    make.troubles = troubles  # type: ignore[attr-defined]
+    yield make
+    for context in contexts:
+        context.close()
+    assert troubles == []
+    assert {h.partition(":")[0] for h in hosts} <= {"127.0.0.1"}

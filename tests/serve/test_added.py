@@ -7,19 +7,17 @@ import json
 import shutil
 import sqlite3
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyogrio
-import pyproj
 import pytest
 import rasterio
-import shapely
 from fastapi.testclient import TestClient
 
 from product_runs import BOX, build_run
+from serve_browser import outline
 from terralapse.data.folders import BiTemporal
 from terralapse.grid.cog import write_cog
 from terralapse.labels import SECOND_MAMBA
@@ -27,27 +25,7 @@ from terralapse.products.write import write_products
 from terralapse.serve import notebook as notebooks
 from terralapse.serve.notebook import FILE
 
-
-def outline(top: float, left: float, bottom: float, right: float) -> dict[str, Any]:
-    """Rows and columns of `Blobs` as a polygon in degrees."""
-    ring = shapely.get_coordinates(shapely.box(left, top, right, bottom))
-    x, y = 400000 + 2 * ring[:, 0], 4100000 - 2 * ring[:, 1]
-    lon, lat = pyproj.Transformer.from_crs(32615, 4326, always_xy=True).transform(x, y)
-    return {"type": "Polygon", "coordinates": [np.column_stack([lon, lat]).round(7).tolist()]}
-
-
 MISSED = {"by": "Ada", "geometry": outline(180, 200, 220, 260), "comment": "a  shed"}
-
-
-@pytest.fixture
-def kept(tmp_path: Path, serve: Any, shelf: Path) -> Iterator[TestClient]:
-    with serve(shelf, reviews=tmp_path) as client:
-        yield client
-
-
-@pytest.fixture
-def review(ids: dict[str, str]) -> str:
-    return f"/api/results/{ids['Blobs']}/review"
 
 
 def test_an_object_is_added_changed_taken_back_and_put_back(kept, review):

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyogrio
 import pytest
 
 from product_runs import BOX
-from serve.test_added import outline
-from serve.test_browser import (
-    becomes,
-    browser,
-    keep,
-    open_page,
-    playwright,
-    pytestmark,
-    served,
-    server,
-    settled,
-)
-from serve.test_browser_people import serious, tab
+from serve_browser import becomes, keep, needs_chromium, outline, serious, settled, tab
 from terralapse.data.folders import BiTemporal
 
-__all__ = ["browser", "open_page", "pytestmark", "server"]
+pytestmark = needs_chromium
+playwright = pytest.importorskip("playwright.sync_api")
 
 TOP, LEFT, BOTTOM, RIGHT = 180, 200, 220, 260  # rows and columns of `Blobs` where the run found nothing
 DRAWN = "window.terralapse.map.queryRenderedFeatures({ layers: ['r:added'] }).length"
-
-
-@pytest.fixture(scope="module")
-def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(shelf, reviews=tmp_path_factory.mktemp("kept")) as found:
-        yield found
 
 
 def draw(page: Any, top: float, left: float, bottom: float, right: float) -> None:
@@ -46,8 +27,8 @@ def draw(page: Any, top: float, left: float, bottom: float, right: float) -> Non
         page.locator("#map canvas").click(position={"x": point["x"], "y": point["y"]}, force=True)
 
 
-def test_from_a_missed_object_to_the_files(open_page, kept, tmp_path):
-    page = open_page(f"{kept}#s=off")
+def test_from_a_missed_object_to_the_files(open_page, kept_address, tmp_path):
+    page = open_page(f"{kept_address}#s=off")
     tab(page, "review")
     page.click("#layers-toggle")
     page.fill("#review-by", "Ada")
@@ -97,8 +78,8 @@ def test_from_a_missed_object_to_the_files(open_page, kept, tmp_path):
     assert page.evaluate(DRAWN) > 0
 
 
-def test_with_the_keys_alone_and_outside_of_the_images(open_page, kept):
-    page = open_page(f"{kept}#s=off")
+def test_with_the_keys_alone_and_outside_of_the_images(open_page, kept_address):
+    page = open_page(f"{kept_address}#s=off")
     tab(page, "review")
     page.locator("#review-by").fill("")
     page.locator("#add-object").focus()
@@ -127,8 +108,8 @@ def test_with_the_keys_alone_and_outside_of_the_images(open_page, kept):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_on_a_phone_nothing_of_it_is_cut_off(open_page, kept, theme):
-    page = open_page(kept, 390, 844, color_scheme=theme, has_touch=True)
+def test_on_a_phone_nothing_of_it_is_cut_off(open_page, kept_address, theme):
+    page = open_page(kept_address, 390, 844, color_scheme=theme, has_touch=True)
     tab(page, "review")
     page.click("#add-object")
     keep(page, f"phone-drawing-{theme}")

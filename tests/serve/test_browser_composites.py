@@ -8,24 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.test_browser import (
-    WAIT,
-    becomes,
-    browser,
-    colour,
-    keep,
-    open_page,
-    playwright,
-    pytestmark,
-    served,
-    server,
-    settled,
-)
-from serve.test_browser_people import serious
 from serve.test_composites import stack
+from serve_browser import WAIT, becomes, colour, keep, needs_chromium, serious, served, settled
 from terralapse.workflows.series import series
 
-__all__ = ["browser", "open_page", "pytestmark", "server"]
+pytestmark = needs_chromium
+playwright = pytest.importorskip("playwright.sync_api")
 
 COUNT = 26  # dates, one each 30 days from 2018-01-10 on
 BREAK = 16  # from this one on all is redder: 2019-05-05

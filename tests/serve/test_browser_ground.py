@@ -8,18 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.test_browser import (
-    address,
-    browser,
-    keep,
-    open_page,
-    pytestmark,
-    server,
-    settled,
-)
+from serve_browser import keep, needs_chromium, settled
 from terralapse.serve.app import STATIC
 
-__all__ = ["address", "browser", "open_page", "pytestmark", "server"]
+pytestmark = needs_chromium
 
 FILE = "vendor/natural-earth-110m/coastline.json"
 ADRIATIC = "v=5.5/45.0/14.5"  # `clearing` lies by it, at 45.15 north and 15 east

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyogrio
 import pytest
 import rasterio
 
-from serve.test_browser import (
-    axe,
-    becomes,
-    browser,
-    keep,
-    open_page,
-    playwright,
-    pytestmark,
-    served,
-    server,
-    settled,
-)
+from serve_browser import becomes, keep, needs_chromium, serious, settled, tab
 from terralapse.data.folders import BiTemporal
 
-__all__ = ["browser", "open_page", "pytestmark", "server"]
-
-
-@pytest.fixture(scope="module")
-def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that keeps what people say."""
-    with served(shelf, reviews=tmp_path_factory.mktemp("kept")) as found:
-        yield found
+pytestmark = needs_chromium
+playwright = pytest.importorskip("playwright.sync_api")
 
 
 BOX_OF_ONE = """(() => {
@@ -45,19 +25,9 @@ BOX_OF_ONE = """(() => {
 })()"""
 
 
-def tab(page: Any, name: str) -> None:
-    page.click(f"#tab-{name}")
-    page.wait_for_selector(f"#tab-{name}[aria-selected=true]")
-
-
-def serious(page: Any) -> list[str]:
-    found = axe.Axe().run(page).response["violations"]
-    return [v["id"] for v in found if v["impact"] in ("serious", "critical")]
-
-
 # --- questions ---------------------------------------------------------------------------------------
-def test_a_citation_highlights_its_polygon_and_flies_there(open_page, kept):
-    page = open_page(kept)
+def test_a_citation_highlights_its_polygon_and_flies_there(open_page, kept_address):
+    page = open_page(kept_address)
     tab(page, "ask")
     page.fill("#question", "What is the largest change?")
     page.keyboard.press("Enter")
@@ -84,8 +54,8 @@ def test_a_citation_highlights_its_polygon_and_flies_there(open_page, kept):
     keep(page, "ask")
 
 
-def test_what_nobody_knows_and_what_is_markup_are_said_as_such(open_page, kept):
-    page = open_page(kept)
+def test_what_nobody_knows_and_what_is_markup_are_said_as_such(open_page, kept_address):
+    page = open_page(kept_address)
     tab(page, "ask")
     page.fill("#question", "Were any <img src=x onerror='window.hacked=1'> buildings destroyed?")
     page.keyboard.press("Enter")
@@ -98,8 +68,8 @@ def test_what_nobody_knows_and_what_is_markup_are_said_as_such(open_page, kept):
 
 
 # --- reviews -----------------------------------------------------------------------------------------
-def test_from_a_review_to_its_files(open_page, kept, tmp_path):
-    page = open_page(kept)
+def test_from_a_review_to_its_files(open_page, kept_address, tmp_path):
+    page = open_page(kept_address)
     tab(page, "review")
     page.fill("#review-by", "Ada")
     page.click("text=Next open object")
@@ -147,8 +117,8 @@ def test_from_a_review_to_its_files(open_page, kept, tmp_path):
     assert json.loads((tmp_path / "labels/record.json").read_text())["reviews"][0]["by"] == "Ada"
 
 
-def test_two_reviewers_meet(open_page, kept):
-    ada, bob = open_page(f"{kept}#p=1"), open_page(f"{kept}#p=1")
+def test_two_reviewers_meet(open_page, kept_address):
+    ada, bob = open_page(f"{kept_address}#p=1"), open_page(f"{kept_address}#p=1")
     for page, name in ((ada, "Ada"), (bob, "Bob")):
         page.wait_for_selector("#picked [data-fact]", state="attached")
         tab(page, "review")
@@ -166,16 +136,16 @@ def test_two_reviewers_meet(open_page, kept):
 
 
 # --- samples -----------------------------------------------------------------------------------------
-def test_from_a_sample_to_areas(open_page, kept, shelf):
-    page = open_page(kept)
+def test_from_a_sample_to_areas(open_page, kept_address, shelf):
+    page = open_page(kept_address)
     tab(page, "areas")
     page.fill("#sample-by", "Ada")
     page.fill("#sample-size", "8")
     page.click(".new-sample button[type=submit]")
     page.wait_for_selector(".chip img")
     assert not page.is_checked("#layer-change")  # nobody is told what the map says
-    said = page.request.get(f"{kept}api/results").json()["results"]
-    base = f"{kept}api/results/{said[0]['id']}/samples"
+    said = page.request.get(f"{kept_address}api/results").json()["results"]
+    base = f"{kept_address}api/results/{said[0]['id']}/samples"
     sample = page.request.get(base).json()["samples"][0]["id"]
     points = page.request.get(f"{base}/{sample}").json()["points"]
     with rasterio.open(shelf / "Blobs/change.tif") as file:
@@ -199,8 +169,8 @@ def test_from_a_sample_to_areas(open_page, kept, shelf):
 
 
 @pytest.mark.parametrize("name", ["ask", "review", "areas"])
-def test_on_a_phone_nothing_is_cut_off(open_page, kept, name):
-    page = open_page(f"{kept}#p=1", 390, 844, color_scheme="dark", has_touch=True)
+def test_on_a_phone_nothing_is_cut_off(open_page, kept_address, name):
+    page = open_page(f"{kept_address}#p=1", 390, 844, color_scheme="dark", has_touch=True)
     tab(page, name)
     page.wait_for_selector(
         {"ask": "#question", "review": "form[data-polygon]", "areas": "#sample-size"}[name]

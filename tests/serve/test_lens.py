@@ -95,12 +95,23 @@ def test_what_is_masked_has_no_part_in_the_colours_beside_it(tmp_path, ground, m
     assert np.abs(quick - warped).mean() < 1
 
 
-def test_a_wide_look_and_what_is_turned_are_warped(tmp_path, ground):
+@pytest.mark.parametrize(("zoom", "overviews"), [(15, "NONE"), (14, "NONE"), (13, "AUTO"), (12, "NONE")])
+def test_a_picture_from_afar_is_made_of_all_its_pixels(tmp_path, ground, monkeypatch, zoom, overviews):
+    noisy = np.random.default_rng(0).integers(0, 256, ground.shape, np.uint8)
+    noisy[:, :, SIDE // 2 :] //= 4
+    layer = Layer("b", "B", cog(tmp_path / "b.tif", noisy, overviews=overviews), "picture")
+    quick, _warped = both(layer, tile_at(Tiler(0, 8, 4), layer, zoom), monkeypatch, (0.01, 1.0))
+    means = np.sort(quick.mean(0))
+    # Every tile pixel stands for so many of the image that noise is gone, and both halves have their mean.
+    assert abs(np.median(means[: len(means) // 4]) - 31.5) < 6
+    assert abs(np.median(means[-len(means) // 4 :]) - 127.5) < 20
+
+
+def test_what_is_turned_is_warped(tmp_path, ground):
     tiler = Tiler(2**20, 4, 4)
     whole = Layer("a", "A", cog(tmp_path / "a.tif", ground), "picture")
     middle = tile_at(tiler, whole, 18)
     assert tiler._quick(whole, middle) is not None
-    assert tiler._quick(whole, tile_at(tiler, whole, 11)) is None  # coarser than the smallest overview
     turned = _WHERE @ Affine.rotation(10)
     bent = Layer("c", "C", cog(tmp_path / "c.tif", ground, transform=turned, driver="GTiff"), "picture")
     assert tiler._quick(bent, middle) is None

@@ -8,14 +8,11 @@ import os
 import signal
 import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pyogrio
 import pytest
-from fastapi.testclient import TestClient
 
 from serve_clients import start
 from terralapse.data.folders import BiTemporal
@@ -25,17 +22,6 @@ from terralapse.serve.notebook import ConflictError, Notebook
 from terralapse.serve.options import Options
 
 ADA = {"by": "Ada", "version": 0, "verdict": "accepted"}
-
-
-@pytest.fixture
-def kept(tmp_path: Path, serve: Any, shelf: Path) -> Iterator[TestClient]:
-    with serve(shelf, reviews=tmp_path) as client:
-        yield client
-
-
-@pytest.fixture
-def review(ids: dict[str, str]) -> str:
-    return f"/api/results/{ids['Blobs']}/review"
 
 
 def test_what_is_said_is_kept_with_who_and_when(kept, review):

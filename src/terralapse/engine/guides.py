@@ -7,6 +7,7 @@ dates differ at all. None of them sees a label of change.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def segmenter_labeller(slug: str, weights: Path | str | None = None, **options: 
 
 
 def joint_evidence(
-    detectors: Sequence[ChangeDetector], low: float, high: float, smooth: float = 3.0
+    detectors: Sequence[ChangeDetector], low: float, high: float, smooth: float = 3.0, turns: int = 1
 ) -> Evidence:
     """What several detectors agree on in a pair, which each is fitted on by itself.
 
@@ -50,10 +51,13 @@ def joint_evidence(
         detectors: of change.
         low, high: of the smoothed product.
         smooth: standard deviation in pixels.
+        turns: 1 to 4; a probability is the mean of so many quarter turns of the pair.
 
     Raises:
         SettingError: no detector, or limits that are no range.
     """
+    if not 1 <= turns <= 4:
+        raise SettingError(f"turns={turns}", "is no number of quarter turns", "Give 1 to 4.")
     if not detectors or not 0 <= low <= high <= 1:
         raise SettingError(
             f"low={low:g}, high={high:g}",
@@ -64,12 +68,21 @@ def joint_evidence(
     def found(pair: LabelledPair) -> np.ndarray:
         product, valid = np.ones(pair.images.shape[2:], np.float32), np.ones(pair.images.shape[2:], bool)
         for detector in detectors:
-            scene = array_pair(pair, detector)
-            probability, known = predict_whole(detector, scene, detector.fit(scene.sample()))
-            product *= np.where(known, probability, np.float32(0))
-            valid &= known
+            total = np.zeros_like(product)
+            for turn in range(turns):
+                scene = array_pair(_turned(pair, turn), detector)
+                probability, known = predict_whole(detector, scene, detector.fit(scene.sample()))
+                total += np.rot90(np.where(known, probability, np.float32(0)), -turn)
+                valid &= np.rot90(known, -turn)
+            product *= total / turns
         joint = gaussian_filter(product, smooth)
         label = np.where(joint >= high, 1, np.where(joint < low, 0, IGNORE))
         return np.where(valid, label, IGNORE).astype(np.uint8)
 
     return found
+
+
+def _turned(pair: LabelledPair, turns: int) -> LabelledPair:
+    """By quarter turns; without its label, which nobody here may see."""
+    images = np.ascontiguousarray(np.rot90(pair.images, turns, axes=(2, 3)))
+    return replace(pair, images=images, label=np.full(images.shape[2:], IGNORE, np.uint8))

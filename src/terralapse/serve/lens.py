@@ -17,14 +17,14 @@ import numpy as np
 import pyproj
 from affine import Affine
 from PIL import Image
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
 from terralapse.grid.areas import is_pixel_grid
 
 _CELLS = 16  # of the mesh, a side
 _ERROR = 0.125  # source pixels by which an interpolated position may be wrong, as GDAL's own warp allows
-_COARSEST = 2.0  # source pixels a tile pixel from which on a bilinear kernel of four would skip some
+_COARSEST = 2.0  # source pixels a tile pixel from which on they are averaged before: four would skip some
 _NEAR = 1.06  # an overview that is coarser than the tile by less than this is taken
 _MOST = 4 * 2**20  # source pixels of a window
 _EQUATOR = 2 * math.pi * 6378137.0
@@ -56,8 +56,7 @@ def read(
     source = opened(fitting[-1]) if fitting else whole
     scale = np.array([source.width / whole.width, source.height / whole.height])
     mesh = mesh * scale[:, None, None]
-    if smooth and dense * scale.max() > _COARSEST:
-        return None
+    shrink = max(1, int(dense * scale.max())) if smooth and dense * scale.max() > _COARSEST else 1
     low, high = np.floor(mesh.min((1, 2))) - 1, np.ceil(mesh.max((1, 2))) + 1
     low = np.maximum(low, 0).astype(int)
     high = np.minimum(high, (source.width, source.height)).astype(int)
@@ -66,10 +65,12 @@ def read(
         return None
     window = Window(*low, columns, rows)  # type: ignore[call-arg]
     bands = [i + 1 for i, kind in enumerate(source.colorinterp) if kind != ColorInterp.alpha]
-    data = source.read(bands, window=window)
+    shape = (math.ceil(rows / shrink), math.ceil(columns / shrink))
+    how: Any = {"out_shape": shape, "resampling": Resampling.average if shrink > 1 else Resampling.nearest}
+    data = source.read(bands, window=window, **how | {"out_shape": (len(bands), *shape)})
     open_to_all = all(MaskFlags.all_valid in flags for flags in source.mask_flag_enums)
-    mask = None if open_to_all else source.dataset_mask(window=window) > 0
-    mesh = mesh - low[:, None, None]
+    mask = None if open_to_all else source.dataset_mask(window=window, **how) > 127
+    mesh = (mesh - low[:, None, None]) * (np.array(shape[::-1]) / (columns, rows))[:, None, None]
     if smooth:
         if len(bands) != 3 or data.dtype != np.uint8:
             return None

@@ -12,7 +12,7 @@ from terralapse.errors import MissingExtraError, SettingError
 from terralapse.serve.options import Options
 
 _KEEP_ALIVE = 20  # seconds
-_HEAD_START = 2.0  # seconds at most that the address is kept back while the first tiles are drawn
+_HEAD_START = 3.0  # seconds at most that the address is kept back while the first tiles are drawn
 _GOODBYE = 3  # seconds for open answers; a page that follows the analyses never ends by itself
 
 

@@ -70,17 +70,17 @@ class Warmth:
         layers: dict[str, Layer] = {}
         self._one(lambda: layers.update(library.layers(result)))
         composites = []
-        self._one(lambda: composites.extend(library.composites(result)[:1]))
+        self._one(lambda: composites.extend(library.composites(result)[-1:]))
         chosen = [layers[name] for name in _FIRST[result.kind] if name in layers]
+        wanted: list[tuple[Layer, Wanted]] = []
         for layer in chosen + [c.layer for c in composites]:
-            yield from self._tiles(result, layer)
+            self._one(partial(self._add, wanted, result, layer))
+        # The larger zooms first, which are those of a large screen.
+        for layer, tile in sorted(wanted, key=lambda found: -found[1].z):
+            yield partial(library.tiler.tile, layer, library.grid(result), tile)
 
-    def _tiles(self, result: Result, layer: Layer) -> Iterator[Callable[[], object]]:
-        """The larger of the zooms first, which is that of a large screen."""
-        wanted: list[Wanted] = []
-        self._one(lambda: wanted.extend(first_tiles(self._library, result, layer)))
-        for tile in wanted:
-            yield partial(self._library.tiler.tile, layer, self._library.grid(result), tile)
+    def _add(self, wanted: list[tuple[Layer, Wanted]], result: Result, layer: Layer) -> None:
+        wanted.extend((layer, tile) for tile in first_tiles(self._library, result, layer))
 
 
 def first_tiles(library: Library, result: Result, layer: Layer) -> list[Wanted]:

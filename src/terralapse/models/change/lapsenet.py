@@ -30,7 +30,8 @@ from terralapse.cards import (
     Weights,
 )
 from terralapse.layers.folding import inferring
-from terralapse.layers.mbconv import ConvBN, InvertedResidual, within
+from terralapse.layers.lite0 import Lite0, load_lite0
+from terralapse.layers.mbconv import ConvBN, within
 from terralapse.layers.padding import pad_to_multiple
 from terralapse.layers.pairing import SymmetricFusion
 from terralapse.layers.strips import in_strips, strip_rows
@@ -153,20 +154,14 @@ S2 = Card(
 )
 
 
-class LapseNet(nn.Module):
+class LapseNet(Lite0):
     """The network. `zoom` 2 magnifies the input first: at 10 m a house is a pixel, and the first convolution
     already halves the resolution. Sides must be multiples of 8 (of 4 when `zoom` is 2)."""
 
     def __init__(self, bands: int, zoom: int = 1, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
-        super().__init__()
+        super().__init__(bands)
         w2, w4, w8 = widths
         self.zoom = zoom
-        self.stem = ConvBN(bands, 32, 3, stride=2)
-        self.stage2 = nn.Sequential(InvertedResidual(32, 16, 3, expansion=1))
-        self.stage4 = nn.Sequential(InvertedResidual(16, 24, 3, stride=2), InvertedResidual(24, 24, 3))
-        self.stage8 = nn.Sequential(
-            InvertedResidual(24, 40, 5, stride=2), InvertedResidual(40, 40, 5), InvertedResidual(40, 80, 3)
-        )
         self.fuse2 = SymmetricFusion(16, w2)
         self.fuse4 = SymmetricFusion(24, w4)
         self.fuse8 = SymmetricFusion(80, w8)
@@ -298,54 +293,12 @@ class LapseNetDetector(NetworkDetector):
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
         """Starts the encoder from the published EfficientNet-Lite0; for training."""
-        load_imagenet(self.network, published, self.bands)
+        load_lite0(self.network, published, self.bands)
 
     def shift_logits(self, by: float) -> None:
         """Adds to the log-odds of every pixel; for calibration."""
         with torch.no_grad():
             self.network.head.bias += by  # pyright: ignore[reportOperatorIssue]
-
-
-IMAGENET_PARTS = {  # ours: the published model's
-    "stem.conv": "_conv_stem",
-    "stem.bn": "_bn0",
-    **{
-        f"{ours}.{part}": f"_blocks.{number}.{theirs}"
-        for number, ours in enumerate(
-            ("stage2.0", "stage4.0", "stage4.1", "stage8.0", "stage8.1", "stage8.2")
-        )
-        for part, theirs in (
-            ("expand.conv", "_expand_conv"),
-            ("expand.bn", "_bn0"),
-            ("depthwise.conv", "_depthwise_conv"),
-            ("depthwise.bn", "_bn1"),
-            ("project.conv", "_project_conv"),
-            ("project.bn", "_bn2"),
-        )
-        if (number, part) not in ((0, "expand.conv"), (0, "expand.bn"))  # the first block does not expand
-    },
-}
-
-
-def load_imagenet(network: LapseNet, published: dict[str, Tensor], bands: tuple[str, ...]) -> None:
-    """Starts the encoder from the published EfficientNet-Lite0 (names as in its PyTorch release).
-
-    The three colours of the first convolution go where `bands` has them; any other band starts from their
-    mean, and all are scaled so that the sum over bands stays about what it was.
-    """
-    own = network.state_dict()
-    for ours, theirs in IMAGENET_PARTS.items():
-        for key in [k for k in own if k.startswith(f"{ours}.")]:
-            value = published[theirs + key[len(ours) :]]
-            if ours == "stem.conv":
-                colours: dict[str, Tensor] = dict(
-                    zip(("red", "green", "blue"), value.unbind(dim=1), strict=True)
-                )
-                value = (
-                    torch.stack([colours.get(b, value.mean(dim=1)) for b in bands], dim=1) * 3 / len(bands)
-                )
-            own[key] = value
-    network.load_state_dict(own)
 
 
 @register(RGB, S2)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from terralapse.cards import Card, DateOrder, Figure, Inputs, Licences, Normalisation, Status, Task
+from terralapse.layers import lite0
 from terralapse.layers.decoding import ConvBNReLU, up_to
 from terralapse.layers.dilated_resnet import dilated_resnet, pyramid
 from terralapse.layers.pairing import halves
@@ -38,7 +39,8 @@ RARE = 0.03  # share of changed pixels that an untrained network starts from
 # --- sizes and cards -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Size:
-    """Of the encoder: depths, widths, stem, kind of block, pooling. Of the decoders: kind and width."""
+    """Of the encoder: depths, widths, stem, kind of block, pooling; without depths it is `layers.lite0`. Of
+    the decoders: kind and width."""
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -53,8 +55,10 @@ SIZES = {
     "lighthead-r50": Size(),
     "dlv3p-r50": Size(head="deeplab"),
     "nano": Size((2, 2, 2, 2), (16, 32, 64, 96), stem=8, bottleneck=False, width=32),
+    "lite0": Size((), lite0.CHANNELS, bottleneck=False, width=64),
 }
-PARAMETERS = {"lighthead-r50": 26_128_838, "dlv3p-r50": 58_602_118, "nano": 509_726}
+PARAMETERS = {"lighthead-r50": 26_128_838, "dlv3p-r50": 58_602_118, "nano": 509_726, "lite0": 128_934}
+OURS = ("nano", "lite0")
 TITLE = "SemiCD-VL: Visual-Language Model Guidance Makes Better Semi-supervised Change Detector"
 SUMMARY = "Binary change from few labelled pairs: consistency of views plus the labels of another model"
 QUIRKS = (
@@ -71,6 +75,9 @@ LIMITS = {
         "The authors list no trained weights.",
     ),
     "nano": ("A size of our own, small enough for a CPU.",),
+    "lite0": (
+        "A size of our own, whose encoder starts from ImageNet: the first stages of EfficientNet-Lite0.",
+    ),
 }
 WHOLE_TILE = "It sees a whole tile: results depend a little on how a scene is cut, and tiles are blended."
 
@@ -85,7 +92,7 @@ GOLDEN = Figure(
 
 
 def _card(size: str) -> Card:
-    ours = size == "nano"
+    ours = size in OURS
     return Card(
         slug=f"semicd-vl/{size}",
         title=f"{TITLE}: {size}" + (" (a size of our own)" if ours else ""),
@@ -187,7 +194,11 @@ class SemiCDVL(nn.Module):
     def __init__(self, size: Size, bands: int = 3, faithful: bool = False) -> None:
         super().__init__()
         self.faithful = faithful
-        self.backbone = dilated_resnet(size.depths, size.widths, size.stem, bands, size.bottleneck, size.pool)
+        self.backbone = (
+            dilated_resnet(size.depths, size.widths, size.stem, bands, size.bottleneck, size.pool)
+            if size.depths
+            else lite0.Lite0(bands)
+        )
         channels = [w * (4 if size.bottleneck else 1) for w in size.widths]
         kind = LightHead if size.head == "light" else DeepLabHead
         self.decode_head = kind(channels, size.width, guided=True)
@@ -221,8 +232,10 @@ class SemiCDVL(nn.Module):
         )
 
     def pyramids(self, before: Tensor, after: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The four maps of each date, from one pass over a batch of both."""
-        both = [halves(m) for m in pyramid(self.backbone, torch.cat([before, after]))]
+        """The maps of each date, from one pass over a batch of both."""
+        encoder, images = self.backbone, torch.cat([before, after])
+        maps = encoder.maps(images) if isinstance(encoder, lite0.Lite0) else pyramid(encoder, images)
+        both = [halves(m) for m in maps]
         return [m[0] for m in both], [m[1] for m in both]
 
 
@@ -269,12 +282,16 @@ class SemiCDVLDetector(GuidedDetector):
 
     def start_encoder(self, published: dict[str, Tensor]) -> None:
         """Starts the encoder from a residual network of the same shape that was trained on ImageNet, such as
-        `resnet50.pth` of UniMatch; its classifier is left out, and bands follow `inflate_stem`.
+        `resnet50.pth` of UniMatch; its classifier is left out, and bands follow `inflate_stem`. That of
+        `lite0` is the published EfficientNet-Lite0.
 
         Raises:
             WeightsMismatchError: names or shapes are not those of the encoder.
             ModelInputError: its first convolution is not for red, green and blue.
         """
+        if isinstance(self.network.backbone, lite0.Lite0):
+            lite0.load_lite0(self.network.backbone, published, self.bands)
+            return
         tensors = {k.removeprefix("backbone."): v for k, v in from_official(published).items()}
         kept = {k: v for k, v in tensors.items() if not k.startswith(("fc.", "decode_head.", "auxiliary_"))}
         first = "conv1.0.weight"
@@ -318,6 +335,8 @@ def build(
     network = SemiCDVL(size, len(card.inputs.bands or ()), faithful)
     if not untrained:
         load_weights(network, card, weights, from_official)
+    if not size.depths:  # depthwise convolutions are half as fast again so
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     system = SemiCDVLDetector(card, network.eval())
-    system.dice = size is SIZES["nano"]
+    system.dice = card.slug.rpartition("/")[2] in OURS
     return system
