@@ -71,6 +71,29 @@ def test_shapes_and_size(card):
     assert card.parameters in (None, sum(p.numel() for p in found.network.parameters()))
 
 
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("order", ["as it is", "turned around", "with more"])
+@pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
+def test_images_are_normalised_strip_by_strip_as_they_are_whole(card, order, holes, monkeypatch):
+    monkeypatch.setattr("terralapse.layers.strips.STRIP_BYTES", 1 << 16)  # several strips
+    found, x = detector(card), images(card, 64, 48)
+    if holes:
+        x[:, 1, 0, 10:30, 5:20] = torch.nan
+    bands = state(card)["bands"]
+    known = None if not holes else ~x.isnan().any(dim=(1, 2))
+    with torch.inference_mode():
+        whole = found.forward(found.normalise(x, known, state(card)), known).probability(card.temperature)
+    given, own = x, state(card)
+    if order == "turned around":
+        given, own = x.flip(2), state(card, bands=bands[::-1])
+    elif order == "with more":
+        given = torch.cat([torch.full_like(x[:, :, :1], 7.0), x], dim=2)
+        own = state(card, bands=[b + 1 for b in bands])
+    before = given.clone()
+    assert torch.allclose(predict(found, given, own), whole, atol=1e-6)
+    assert torch.equal(given.nan_to_num(-1), before.nan_to_num(-1))  # the caller's pixels are not touched
+
+
 @pytest.mark.parametrize("card", CARDS, ids=lambda c: c.slug)
 def test_exchanging_the_dates_changes_nothing(card):
     found, x = detector(card), images(card, 64, 64)

@@ -10,6 +10,7 @@ there is no pooling over the image, no attention, and no normalisation but that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,10 @@ S2 = Card(
 )
 
 
+# Images and where they are valid, or None for everywhere, to images as the network takes them.
+Normalise = Callable[[Tensor, Tensor | None], Tensor]
+
+
 class LapseNet(Lite0):
     """The network. `zoom` 2 magnifies the input first: at 10 m a house is a pixel, and the first convolution
     already halves the resolution. Sides must be multiples of 8 (of 4 when `zoom` is 2)."""
@@ -173,20 +178,24 @@ class LapseNet(Lite0):
         self.head = nn.Conv2d(w2, (2 // zoom) ** 2, 1)
         nn.init.constant_(self.head.bias, -3.0)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, images: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, valid: Tensor | None = None, normalise: Normalise | None = None
+    ) -> Tensor:
         """Logits of change [B, H, W] for normalised images [B, 2, C, H, W].
 
         `valid` bool [B, H, W] is where both dates have data; the images are zero elsewhere. The edge of the
-        data is then treated as the edge of an image. None stands for data everywhere.
+        data is then treated as the edge of an image. None stands for data everywhere. With `normalise`, which
+        takes images [N, 1, C, h, w] and where they are valid [N, h, w], images are in physical units and of
+        any value where they are not valid: they are normalised as far as they are needed at a time.
         """
         x = images.transpose(0, 1).flatten(0, 1)  # [2B, C, H, W]: all first dates, then all second dates
-        x = x.contiguous(memory_format=torch.channels_last)
         known = None if valid is None else valid[:, None].to(x.dtype).repeat(2, 1, 1, 1)
         in2, in4, in8 = self._masks(known)
         # The same encoder for both dates; strides are with respect to the zoomed input.
         row = 4 * x.shape[0] * x.shape[-1] * 32  # bytes; the features of the stem are of half the size
         reach, stride = (2, 1) if self.zoom == 2 else (3, 2)
-        e2 = self._in_strips(self._first, (x, known), row, reach, stride)  # [2B, 16, H/2, W/2]
+        first = partial(self._first, normalise=normalise)
+        e2 = self._in_strips(first, (x, known), row, reach, stride)  # [2B, 16, H/2, W/2]
         del x
         e4 = _run(self.stage4, e2, in2, in4)  # [2B, 24, H/4, W/4]
         e8 = _run(self.stage8, e4, in4, in8)  # [2B, 80, H/8, W/8]
@@ -194,9 +203,11 @@ class LapseNet(Lite0):
         in2, in4, in8 = (None if m is None else m[: images.shape[0]] for m in (in2, in4, in8))
         alone = inferring(self)  # nobody else needs the features that are masked
         d8 = self.refine8(within(self.fuse8(e8), in8, in_place=alone))  # [B, 128, H/8, W/8]
-        d4 = self._step(self.fuse4, self.refine4, e4, self.narrow8(d8), in4)  # [B, 64, H/4, W/4]
-        d4 = self.narrow4(d4)
-        del e4, e8, d8  # the last step has the largest features
+        del e8
+        d8 = self.narrow8(d8)  # [B, 64, H/8, W/8]
+        # [B, 32, H/4, W/4]
+        d4 = self._step(self.fuse4, lambda d4: self.narrow4(self.refine4(d4)), e4, d8, in4)
+        del e4, d8  # the last step has the largest features
         # [B, 4, H/2, W/2], each one of 2 x 2 pixels; at zoom 2 [B, 1, H, W]
         logits = self._step(self.fuse2, lambda d2: self.head(self.refine2(d2)), e2, d4, in2)
         return F.pixel_shuffle(logits, 2 // self.zoom).squeeze(1)
@@ -209,10 +220,12 @@ class LapseNet(Lite0):
         at4 = F.max_pool2d(at2, 2)
         return at2, at4, F.max_pool2d(at4, 2)
 
-    def _first(self, x: Tensor, known: Tensor | None) -> Tensor:
-        """From the normalised images [2B, C, H, W] to the features of stride 2."""
+    def _first(self, x: Tensor, known: Tensor | None, normalise: Normalise | None) -> Tensor:
+        """From the images [2B, C, H, W] to the features of stride 2."""
+        if normalise is not None:
+            x = normalise(x[:, None], None if known is None else known[:, 0] > 0)[:, 0]
+        x = x.contiguous(memory_format=torch.channels_last)
         if self.zoom > 1:
-            x = x.contiguous(memory_format=torch.channels_last)
             x = F.interpolate(x, scale_factor=self.zoom, mode="bilinear", align_corners=False)
             if known is not None:
                 # Zeros beyond the edge must not be mixed into the data: divide by the weight of data.
@@ -283,9 +296,15 @@ class LapseNetDetector(NetworkDetector):
     def predict(self, images: Tensor, valid: Tensor, state: dict[str, Any]) -> Tensor:
         """Calibrated probability of change, float32 [B, H, W]; see `ChangeDetector.predict`."""
         with torch.inference_mode():
-            usable = valid.all(dim=1) & ~images[:, :, state["bands"]].isnan().any(dim=(1, 2))
-            normal = self.normalise(images[:, :, state["bands"]], usable, state)
-            return self.forward(normal, None if usable.all() else usable).probability(state["temperature"])
+            if state["bands"] != list(range(images.shape[2])):
+                images = images[:, :, state["bands"]]
+            usable = valid.all(dim=1) & ~images.isnan().any(dim=(1, 2))
+            known = None if usable.all() else usable
+            if any(side % self.multiple for side in images.shape[-2:]):  # what is added is zero as it is seen
+                output = self.forward(self.normalise(images, usable, state), known)
+            else:
+                output = ChangeOutput(self.network(images, known, partial(self.normalise, state=state)))
+            return output.probability(state["temperature"])
 
     def traced(self, normal: Tensor, usable: Tensor, **extras: Tensor) -> Tensor:
         """See `NetworkDetector.traced`; the edge of the data is the edge of an image, as in `predict`."""
