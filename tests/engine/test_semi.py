@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from terralapse.data.augment_pairs import AugmentRecipe
 from terralapse.data.catalogue import open_dataset
 from terralapse.data.pairs import LabelledPair
 from terralapse.data.pseudo_labels import PseudoLabels, write_pseudo_labels
-from terralapse.engine import semi
+from terralapse.engine import guides, semi
 from terralapse.engine.fit import fit
 from terralapse.engine.guides import joint_evidence, segmenter_labeller
 from terralapse.engine.recipe import Recipe
@@ -332,5 +333,32 @@ def test_detectors_agree_on_what_appeared(data: Path) -> None:
     assert (found[known] == pair.label[known]).mean() > 0.9
     with pytest.raises(SettingError, match="range"):
         joint_evidence([], 0.2, 0.5)
+    with pytest.raises(SettingError, match="quarter turns"):
+        joint_evidence([registry.build("ir-mad")], 0.2, 0.5, turns=5)
     with pytest.raises(SettingError, match="segment"):
         segmenter_labeller("ir-mad")
+
+
+def test_quarter_turns_are_of_the_whole_pair_and_turned_back(data: Path, monkeypatch) -> None:
+    pair = open_dataset("mshs-bcd", data, "train")[0]
+    seen = []
+
+    def predict(_detector, scene, _state):
+        seen.append(scene)
+        bright = np.where(scene.images[1, 0] > np.quantile(scene.images[1, 0], 0.9), 1.0, 0.0)
+        return bright.astype(np.float32), np.ones(bright.shape, bool)
+
+    class Scene:
+        def __init__(self, given: LabelledPair) -> None:
+            assert (given.label == 255).all()  # nobody sees the label
+            self.images = given.images
+
+        def sample(self) -> None:
+            return None
+
+    monkeypatch.setattr(guides, "array_pair", lambda given, _: Scene(given))
+    monkeypatch.setattr(guides, "predict_whole", predict)
+    found = joint_evidence([SimpleNamespace(fit=lambda _: {})], 0.5, 0.5, smooth=0.0, turns=3)(pair)  # type: ignore[list-item]
+    assert len(seen) == 3
+    assert np.array_equal(seen[1].images, np.rot90(pair.images, 1, axes=(2, 3)))
+    assert np.array_equal(found == 1, pair.images[1, 0] > np.quantile(pair.images[1, 0], 0.9))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from terralapse import registry
+from terralapse.errors import WeightsMismatchError
 from terralapse.layers import lite0
 from terralapse.layers.lite0 import CHANNELS, Lite0
 
@@ -52,5 +53,8 @@ def test_a_file_that_lacks_a_part_is_no_start():
     encoder = Lite0()
     given = published(encoder)
     del given["_blocks.3._bn1.weight"]
-    with pytest.raises(KeyError, match=r"_blocks\.3\._bn1\.weight"):
+    with pytest.raises(WeightsMismatchError, match=r"has no _blocks\.3\._bn1\.weight"):
+        lite0.load_lite0(encoder, given, ("red", "green", "blue"))
+    given["_blocks.3._bn1.weight"] = torch.ones(7)
+    with pytest.raises(WeightsMismatchError, match=r"1 of another shape: stage8\.0\.depthwise\.bn\.weight"):
         lite0.load_lite0(encoder, given, ("red", "green", "blue"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from terralapse.errors import WeightsMismatchError
 from terralapse.layers.mbconv import ConvBN, InvertedResidual
+from terralapse.layers.weights import load_strict
 
 CHANNELS = (16, 24, 80)  # of the maps of strides 2, 4 and 8
 _PARTS = {  # ours: the published model's
@@ -64,17 +66,20 @@ def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, .
 
     The three colours of the first convolution go where `bands` has them; any other band starts from their
     mean, and all are scaled so that the sum over bands stays about what it was.
+
+    Raises:
+        WeightsMismatchError: tensors are missing, or of another shape.
     """
-    own = network.state_dict()
+    started = {}
     for ours, theirs in _PARTS.items():
-        for key in [k for k in own if k.startswith(f"{ours}.")]:
-            value = published[theirs + key[len(ours) :]]
-            if ours == "stem.conv":
-                colours: dict[str, Tensor] = dict(
-                    zip(("red", "green", "blue"), value.unbind(dim=1), strict=True)
+        for key in [k for k in network.state_dict() if k.startswith(f"{ours}.")]:
+            name = theirs + key[len(ours) :]
+            if name not in published:
+                raise WeightsMismatchError(
+                    "the published encoder", f"has no {name}", "Give the weights of EfficientNet-Lite0."
                 )
-                value = (
-                    torch.stack([colours.get(b, value.mean(dim=1)) for b in bands], dim=1) * 3 / len(bands)
-                )
-            own[key] = value
-    network.load_state_dict(own)
+            started[key] = published[name]
+    stem = dict(zip(("red", "green", "blue"), started["stem.conv.weight"].unbind(dim=1), strict=False))
+    mean = started["stem.conv.weight"].mean(dim=1)
+    started["stem.conv.weight"] = torch.stack([stem.get(b, mean) for b in bands], dim=1) * 3 / len(bands)
+    load_strict(network, network.state_dict() | started, "the published encoder")

@@ -15,6 +15,7 @@ from terralapse.layers.dilated_resnet import dilated_resnet, pyramid
 from terralapse.layers.stem import RGB, inflate_stem
 from terralapse.models.change.semicd_vl import (
     HEAD,
+    OURS,
     RARE,
     SIZES,
     VARIANTS,
@@ -152,9 +153,10 @@ def test_an_untrained_network_expects_little_change() -> None:
     assert blank.item() == pytest.approx(RARE, rel=1e-5)
 
 
-def test_it_learns_a_pair() -> None:
+@pytest.mark.parametrize("size", OURS)
+def test_it_learns_a_pair(size: str) -> None:
     torch.manual_seed(0)
-    found = build(CARDS["nano"], untrained=True)
+    found = build(CARDS[size], untrained=True)
     found.network.train()
     images, label = 0.3 * normal(4, 2, 3, 64, 64), torch.zeros(4, 64, 64, dtype=torch.long)
     images[:, 1, :, 16:40, 24:48] += 2.0
@@ -201,6 +203,19 @@ def test_a_checkpoint_of_several_devices(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(found.forward(images).logits, wanted.forward(images).logits)
     assert set(from_official({"module.a": torch.ones(1), "b": torch.ones(1)})) == {"a", "b"}
+
+
+def test_the_maps_of_lite0_are_of_strides_2_4_and_8_and_dates_can_be_exchanged() -> None:
+    network = lively(build(CARDS["lite0"], untrained=True).network)
+    before, after = normal(2, 3, 40, 56), normal(2, 3, 40, 56, seed=1)
+    with torch.no_grad():
+        first, second = network.pyramids(before, after)
+        assert [tuple(m.shape) for m in first] == [(2, 16, 20, 28), (2, 24, 10, 14), (2, 80, 5, 7)]
+        assert [m.shape for m in first] == [m.shape for m in second]
+        one, other = network.everything(before, after), network.everything(after, before)
+    assert torch.allclose(one.logits, other.logits, atol=1e-5)
+    assert torch.allclose(one.first, other.second, atol=1e-5)
+    assert one.logits.std() > 0.005
 
 
 def test_calibration_shifts_the_log_odds() -> None:
