@@ -5,9 +5,10 @@
 
 trains a detector on made pairs, tunes it on the labelled tiles of each seed, labels the other training tiles
 with it, trains nine networks (`recipes/semicd-vl-mshs-bcd.yaml`), scores each once, and writes
-benchmarks/results/semi_supervised_STEPS.json and docs/semi-supervised.md as soon as all nine are there. What
-is there already is not done again; a run that was cut off goes on. `--only` does one run, so that several can
-go side by side, and `--epochs` takes another budget of steps.
+benchmarks/results/semi_supervised_SIZE_STEPS.json and docs/semi-supervised.md as soon as all nine are there.
+What is there already is not done again; a run that was cut off goes on. `--only` does one run, so that
+several can go side by side; `--epochs` takes another budget of steps, and `--nano` a smaller network from
+random weights.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ ABOUT_GUIDES = (
     "In its place stands `lapsenet/rgb`, trained by `recipes/semicd-vl-made.yaml` on pairs that were made "
     "from images of other places (buildings put in, taken out and broken, and unchanged revisits; its "
     "encoder starts from ImageNet), and tuned by `recipes/semicd-vl-guide.yaml` on the labelled tiles of the "
-    "seed, the same that all three methods have. No other label of MS-HS-BCD reached it; like the students, "
+    "seed, the same that all three methods have; its probabilities are means over four quarter turns of a "
+    "pair. No other label of MS-HS-BCD reached it; like the students, "
     "it has its epoch from the validation tiles."
 )
 
@@ -105,14 +107,13 @@ def quality(data: Path, guides: Path, detector: ChangeDetector, share: str, seed
 
 
 # --- one run ---------------------------------------------------------------------------------------------
-def run(method: str, seed: int, data: Path, runs: Path, epochs: int) -> dict[str, Any]:
+def run(method: str, seed: int, data: Path, runs: Path, base: Recipe) -> dict[str, Any]:
     """Trains and scores one network, or reads what it scored."""
-    out = runs / f"{method}-{seed}-{epochs}"
+    out = runs / f"{size_of(base)}-{method}-{seed}-{base.epochs}"
     stored = out / "score.json"
     if stored.exists():
         return json.loads(stored.read_text())
-    recipe = replace(Recipe.read(RECIPE), method=method, seed=seed, epochs=epochs)
-    recipe = replace(recipe, guides=str(runs / f"guides-{seed}"))
+    recipe = replace(base, method=method, seed=seed, guides=str(runs / f"guides-{seed}"))
     weights = fit(recipe, data / SET, out, resume=(out / "last.ckpt").exists())
     torch.set_num_threads(1)
     detector = registry.build(recipe.model, weights=weights)
@@ -128,6 +129,14 @@ def run(method: str, seed: int, data: Path, runs: Path, epochs: int) -> dict[str
     found |= {"seconds": sum(e["seconds"] for e in log), "epochs": len(log), "log": log[-1]}
     stored.write_text(json.dumps(found, indent=1, default=float) + "\n", encoding="utf-8")
     return found
+
+
+def size_of(recipe: Recipe) -> str:
+    return recipe.model.partition("/")[2]
+
+
+def steps_of(recipe: Recipe) -> int:
+    return recipe.epochs * (recipe.samples // recipe.batch)
 
 
 def best_threshold(detector: ChangeDetector, dataset: Any) -> float:
@@ -169,26 +178,15 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdict(table: dict[str, Any]) -> str:
-    """In words, which method has the highest mean F1 on val, and by how much."""
-    mean = {method: table[method]["val"]["f1"]["mean"] for method in METHODS}
-    best, *others = sorted(mean, key=lambda m: -mean[m])
-    behind = " and ".join(f"{100 * (mean[best] - mean[m]):.1f} points ahead of `{m}`" for m in others)
-    spread = max(table[m]["val"]["f1"]["spread"] for m in METHODS)
-    text = (
-        f"`{best}` has the highest mean F1 on val, {behind}; seeds differ by up to {100 * spread:.1f} points."
-    )
-    if best != "semicd-vl":
-        text += (
-            " **SemiCD-VL does not help here.** Labels are not what this network lacks in so few steps: from "
-            "430 labelled tiles (`method=supervised labelled=0.95`, seed 0) it has val F1 37.5, less than "
-            "the mean from 23. With an encoder that starts from ImageNet and maps of stride 2 it was 37.1, "
-            "38.1 and 37.4 from 23 tiles (best of 1,200 steps) and 46.3 from 430 (after 750), so that there "
-            "is something to win; SemiCD-VL stood at 35.2 there (seed 0, 750 steps). The labels that lead it "
-            "know too little: the detector that gives them is hardly better on val than one that saw the 23 "
-            "tiles alone, and the Sentinel-2 pair of the same places beside it brings seed 0 from 37.0 to "
-            "37.9."
-        )
-    return text
+    """In words, which method has the highest mean F1 on val and on test, and by how much."""
+    said = []
+    for split in SPLITS:
+        mean = {method: table[method][split]["f1"]["mean"] for method in METHODS}
+        best, *others = sorted(mean, key=lambda m: -mean[m])
+        ahead = " and ".join(f"{100 * (mean[best] - mean[m]):.1f} points ahead of `{m}`" for m in others)
+        spread = max(table[m][split]["f1"]["spread"] for m in METHODS)
+        said.append(f"on {split} `{best}`, {ahead} (seeds differ by up to {100 * spread:.1f})")
+    return f"The highest mean F1 has {'; '.join(said)}."
 
 
 def cell(entry: dict[str, Any]) -> str:
@@ -201,7 +199,7 @@ def page(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     recipe, table = found["recipe"], found["summary"]
     labelled = len(found["runs"][0]["labelled"])
     budgets = [
-        f"| {other['steps']} | {method} | "
+        f"| `{other['recipe']['model']}` | {other['steps']} | {method} | "
         + " | ".join(cell(other["summary"][method][split]["f1"]) for split in SPLITS)
         + " |"
         for other in others
@@ -234,8 +232,8 @@ def page(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
             "",
             "Change of buildings in MS-HS-BCD (Gaofen-1, 2.5 m, 453 training tiles of 256 x 256 pixels) from "
             f"the labels of {labelled} tiles; the others are used without theirs. One network, "
-            f"`{recipe['model']}`, from random weights, and the same {found['steps']} steps of "
-            f"{recipe['batch']} labelled crops for all: alone (`supervised`), with consistency of "
+            f"`{recipe['model']}`, whose encoder starts from ImageNet, and the same {found['steps']} steps "
+            f"of {recipe['batch']} labelled crops for all: alone (`supervised`), with consistency of "
             f"{recipe['batch']} unlabelled ones (`fixmatch`), and with labels of other models beside "
             "(`semicd-vl`). The labelled tiles are drawn by the seed: those whose SHA-256 of `<seed>:<tile>` "
             "is lowest.",
@@ -256,11 +254,16 @@ def page(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             *seeds,
             "",
-            "With fewer steps, the schedule that much shorter, all else alike (the same three seeds):",
+            "With a smaller network from random weights, and labels from one view of each pair in place of "
+            "four quarter turns (the same three seeds):",
             "",
-            "| steps | method | val F1 | test F1 |",
-            "| --- | --- | --- | --- |",
+            "| network | steps | method | val F1 | test F1 |",
+            "| --- | --- | --- | --- | --- |",
             *budgets,
+            "",
+            "Labels are not what that network lacks in so few steps: from 430 labelled tiles "
+            "(`labelled=0.95`, seed 0) it has val F1 37.5, less than the mean from 23, and neither way "
+            "to use unlabelled tiles helps it.",
             "",
             "## The labels of other models",
             "",
@@ -284,14 +287,13 @@ def page(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def results_file(steps: int) -> Path:
-    return ROOT / f"benchmarks/results/semi_supervised_{steps}.json"
+def results_file(recipe: Recipe) -> Path:
+    return ROOT / f"benchmarks/results/semi_supervised_{size_of(recipe)}_{steps_of(recipe)}.json"
 
 
 def write_page() -> None:
-    """The page of the budget of the recipe, once it has been run, with all others that were."""
-    recipe = Recipe.read(RECIPE)
-    own = results_file(recipe.epochs * (recipe.samples // recipe.batch))
+    """The page of the recipe, once it has been run, with all others that were."""
+    own = results_file(Recipe.read(RECIPE))
     found = {p: json.loads(p.read_text()) for p in sorted(own.parent.glob("semi_supervised_*.json"))}
     if own in found:
         text = page(found.pop(own), list(found.values()))
@@ -304,8 +306,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/semi"))
     parser.add_argument("--only", help="METHOD:SEED")
     parser.add_argument("--epochs", type=int, default=Recipe.read(RECIPE).epochs, help="of 150 steps")
+    parser.add_argument("--nano", action="store_true", help="semicd-vl/nano, from random weights")
     parser.add_argument("--buildings", action="store_true", help="label buildings as well; minutes longer")
     chosen = parser.parse_args()
+    recipe = replace(Recipe.read(RECIPE), epochs=chosen.epochs)
+    if chosen.nano:
+        recipe = replace(recipe, model="semicd-vl/nano", encoder="")
     wanted = [(method, seed) for seed in SEEDS for method in METHODS]
     if chosen.only:
         method, _, seed = chosen.only.partition(":")
@@ -313,14 +319,13 @@ def main() -> None:
             parser.error(f"--only {chosen.only}: write METHOD:SEED with one of {', '.join(METHODS)}")
         if method == "semicd-vl":
             make_guides(chosen.data, chosen.runs, int(seed), chosen.buildings)
-        run(method, int(seed), chosen.data, chosen.runs, chosen.epochs)
+        run(method, int(seed), chosen.data, chosen.runs, recipe)
         return
     guides = {s: make_guides(chosen.data, chosen.runs, s, chosen.buildings) for s in SEEDS}
-    recipe = replace(Recipe.read(RECIPE), epochs=chosen.epochs)
-    results = [run(method, seed, chosen.data, chosen.runs, chosen.epochs) for method, seed in wanted]
+    results = [run(method, seed, chosen.data, chosen.runs, recipe) for method, seed in wanted]
     found = {
         "version": __version__,
-        "steps": recipe.epochs * (recipe.samples // recipe.batch),
+        "steps": steps_of(recipe),
         "recipe": {**asdict(recipe), "guides": ""},
         "about_guides": ABOUT_GUIDES,
         "guides": {str(s): quality(chosen.data, *guides[s], recipe.labelled, s) for s in SEEDS},
@@ -328,7 +333,7 @@ def main() -> None:
         "runs": results,
     }
     text = json.dumps(found, indent=1, default=float) + "\n"
-    results_file(found["steps"]).write_text(text, encoding="utf-8")
+    results_file(recipe).write_text(text, encoding="utf-8")
     write_page()
 
 
