@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from typing import Any
 
+import numpy as np
 import pyogrio
 import pytest
 
@@ -76,6 +77,48 @@ def test_from_a_missed_object_to_the_files(open_page, kept_address, tmp_path):
     becomes(page, ".review-count", "0 accepted, 0 rejected of 3 objects; 1 added")
     settled(page)
     assert page.evaluate(DRAWN) > 0
+
+
+def test_what_an_object_is_and_where_it_lies_can_be_changed(open_page, kept_address):
+    page = open_page(f"{kept_address}#s=off")
+    tab(page, "review")
+    page.click("#layers-toggle")
+    page.fill("#review-by", "Ada")
+    page.click("#add-object")
+    draw(page, TOP, LEFT, BOTTOM, RIGHT)
+    page.click("text=Finish")
+    page.select_option("#added-grade", "destroyed")
+    page.fill("#added-comment", "a shed")
+    page.click("text=Save object")
+    newest = page.locator("[data-added]").last
+    playwright.expect(newest).to_contain_text("Destroyed, a shed")
+    row = f"[data-added='{newest.get_attribute('data-added')}']"
+    page.fill("#review-by", "Bob")
+    page.click(f"{row} >> text=Change")
+    assert page.input_value("#added-grade") == "destroyed"
+    assert page.input_value("#added-comment") == "a shed"
+    assert page.locator("#add-object").is_hidden()
+    page.select_option("#added-grade", "minor")
+    page.click("text=Save object")
+    playwright.expect(page.locator(row)).to_contain_text("by Bob")
+    playwright.expect(page.locator(row)).to_contain_text("Minor damage, a shed")
+    page.click(f"{row} >> text=Change")
+    page.click("text=Draw it again")
+    draw(page, TOP, LEFT, TOP + 10, LEFT + 10)
+    page.click("text=Finish")
+    assert page.input_value("#added-grade") == "minor"
+    page.click("text=Save object")
+    page.wait_for_selector("#added-form", state="detached")
+    address = f"/api/results/{page.input_value('#results')}/review"
+    found = page.evaluate(f"async () => (await (await fetch('{address}')).json()).reviews")
+    (now,) = [r for r in found if r["polygon"] == -int(newest.get_attribute("data-added"))]
+    assert (now["version"], now["by"], now["grade"]) == (3, "Bob", "minor")
+    corners = np.array(now["geometry"]["coordinates"][0])
+    wanted = np.array(outline(TOP, LEFT, TOP + 10, LEFT + 10)["coordinates"][0])
+    assert np.abs(np.sort(corners, 0) - np.sort(wanted, 0)).max() < 5e-5  # clicks fall on whole pixels
+    page.click(f"{row} >> text=Change")
+    page.click("text=Cancel")
+    assert page.locator("#add-object").is_visible()
 
 
 def test_with_the_keys_alone_and_outside_of_the_images(open_page, kept_address):

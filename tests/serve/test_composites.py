@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def served(serve: Any, kept: Path) -> TestClient:
 @pytest.fixture(scope="module")
 def about(served: TestClient) -> dict[str, Any]:
     return served.get(served.get("/api/results").json()["results"][0]["href"]).json()
+
+
+def test_composites_are_layers_for_other_programs_too(served, about):
+    answer = served.get(about["links"]["wmts"])
+    names = re.findall(r"<ows:Identifier>(composite-[^<]+)</ows:Identifier>", answer.text)
+    assert names == [f"composite-{p}" for p in reversed(PERIODS)]
+    template = re.search(r'template="[^"]*(/tiles/[^"]*/composite-2019-q4/[^"]*)"', answer.text)[1]
+    layer = about["composites"]["periods"][-1]
+    west, south, east, north = layer["bounds"]
+    z = layer["native_zoom"]
+    x = int(((west + east) / 2 + 180) / 360 * 2**z)
+    y = int((1 - np.arcsinh(np.tan(np.radians((south + north) / 2))) / np.pi) / 2 * 2**z)
+    place = template.replace("{TileMatrix}", str(z)).replace("{TileCol}", str(x)).replace("{TileRow}", str(y))
+    assert served.get(place).status_code == 200
 
 
 def drawn(client: TestClient, layer: dict[str, Any]) -> np.ndarray:

@@ -37,7 +37,8 @@ def router(library: Library) -> APIRouter:
     def capabilities(request: Request, result_id: str) -> Response:
         """WMTS capabilities; asked for with a token in its address, it names tiles with the token too."""
         found = library.result(result_id)
-        layers = [library.describe_layer(found, layer) for layer in library.layers(found).values()]
+        shown = [*(c.layer for c in library.composites(found)), *library.layers(found).values()]
+        layers = [library.describe_layer(found, layer) for layer in shown]
         token = request.query_params.get("token") if library.options.token else None
         tail = f"?token={token}" if token else ""
         base = f"{request.base_url}tiles/{found.id}"

@@ -13,7 +13,7 @@ const NEAREST = 19; // no closer when flying to one
 export function section(result, url, last, map, pen, changed) {
   const classes = result.layers.find((l) => l.name === "classes_after")?.legend ?? [];
   const titles = new Map(classes.map((c) => [c.name, c.title]));
-  const start = el("button", { type: "button", class: "tool", id: "add-object", onclick: begin }, "Add an object");
+  const start = el("button", { type: "button", class: "tool", id: "add-object", onclick: () => begin() }, "Add an object");
   const body = el("div", { class: "review-one" });
   const list = el("ul", { class: "plain added", "aria-label": "Added objects" });
   const trouble = el("p", { class: "trouble", role: "alert", hidden: true });
@@ -40,43 +40,52 @@ export function section(result, url, last, map, pen, changed) {
     if (open && start.isConnected) start.focus();
   }
 
-  function begin() {
+  /** Draws an object, or the outline of the one of `row` anew. */
+  function begin(row = null) {
     told(null);
     start.hidden = true;
     const shape = el("p", { class: "dim small", "aria-live": "polite" });
     const tools = el("div", { class: "pen-tools" });
-    draw(pen, shape, tools, (ring) => (ring ? describe({ type: "Polygon", coordinates: [ring] }) : close()));
+    draw(pen, shape, tools, (ring) => (ring ? describe({ type: "Polygon", coordinates: [ring] }, row) : close()));
     body.replaceChildren(el("div", { class: "review-form" }, shape, tools));
     map.getContainer().scrollIntoView({ block: "nearest" }); // on a phone the panel lies below it
     tools.children[1].focus({ preventScroll: true });
   }
 
-  function describe(geometry) {
+  /** Asks what is drawn; of the object of `row`, what it is said to be now stands there. */
+  function describe(geometry, row) {
+    told(null);
+    start.hidden = true;
     sketch(geometry);
-    const choice = (id, title, options) => {
+    const choice = (id, title, options, now) => {
       const select = el("select", { id }, options.map(([value, text]) => el("option", { value }, text)));
+      select.value = now ?? "";
       return [select, el("div", { class: "field" }, el("label", { for: id }, title), select)];
     };
-    const [kind, kindField] = choice("added-class", "What it became", [["", "not said"], ...titles]);
-    const [grade, gradeField] = choice("added-grade", "Damage", GRADES);
+    const [kind, kindField] = choice("added-class", "What it became", [["", "not said"], ...titles], row?.class_after);
+    const [grade, gradeField] = choice("added-grade", "Damage", GRADES, row?.grade);
     const comment = el("textarea", { id: "added-comment", rows: 2, maxlength: 2000 });
+    comment.value = row?.comment ?? "";
     const form = el(
       "form", { class: "review-form", id: "added-form" },
-      el("p", { class: "small" }, "The object is drawn. What is it?"),
+      el("p", { class: "small" }, row ? `What is added ${-row.polygon}?` : "The object is drawn. What is it?"),
       classes.length ? kindField : null,
       gradeField,
       el("div", { class: "field" }, el("label", { for: "added-comment" }, "Comment"), comment),
       el(
         "div", { class: "pen-tools" },
         el("button", { type: "submit", class: "tool primary" }, "Save object"),
-        el("button", { type: "button", class: "tool", onclick: begin }, "Draw it again"),
+        el("button", { type: "button", class: "tool", onclick: () => begin(row) }, "Draw it again"),
         el("button", { type: "button", class: "link", onclick: close }, "Cancel"),
       ),
     );
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       const asked = { geometry, grade: grade.value || null, class_after: kind.value || null, comment: comment.value };
-      if (await send(url, asked)) close();
+      const kept = row
+        ? await send(`${url}/${row.polygon}`, { ...asked, version: row.version, verdict: "added" })
+        : await send(url, asked);
+      if (kept) close();
     });
     body.replaceChildren(form);
     form.querySelector("select").focus();
@@ -115,7 +124,11 @@ export function section(result, url, last, map, pen, changed) {
       `${gone ? ", removed" : ""} by ${row.by}, ${row.at.slice(0, 16).replace("T", " ")}${about.length ? `: ${about.join(", ")}` : ""} `,
       gone
         ? button("Put back", () => say(row, "added"))
-        : [button("Show", () => maps.fly(map, boxOf(row.geometry), NEAREST)), button("Remove", () => say(row, "removed"))],
+        : [
+            button("Show", () => maps.fly(map, boxOf(row.geometry), NEAREST)),
+            button("Change", () => describe(row.geometry, row)),
+            button("Remove", () => say(row, "removed")),
+          ],
     );
   }
 
