@@ -179,14 +179,20 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def verdict(table: dict[str, Any]) -> str:
     """In words, which method has the highest mean F1 on val and on test, and by how much."""
-    said = []
+    said, certain = [], True
     for split in SPLITS:
         mean = {method: table[method][split]["f1"]["mean"] for method in METHODS}
         best, *others = sorted(mean, key=lambda m: -mean[m])
         ahead = " and ".join(f"{100 * (mean[best] - mean[m]):.1f} points ahead of `{m}`" for m in others)
         spread = max(table[m][split]["f1"]["spread"] for m in METHODS)
         said.append(f"on {split} `{best}`, {ahead} (seeds differ by up to {100 * spread:.1f})")
-    return f"The highest mean F1 has {'; '.join(said)}."
+        certain &= mean[best] - max(mean[m] for m in others) > spread
+    text = f"The highest mean F1 has {'; '.join(said)}."
+    if not certain:
+        text += (
+            " The lead is smaller than what seeds differ by: three seeds do not show one of them the best."
+        )
+    return text
 
 
 def cell(entry: dict[str, Any]) -> str:
