@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import threading
@@ -83,6 +84,9 @@ def test_a_damaged_result_does_not_keep_a_server_from_starting(shelf, tmp_path):
     shutil.copytree(shelf / "Blobs", tmp_path / "Blobs")
     (tmp_path / "Blobs/before.tif").write_bytes(b"no image")
     (tmp_path / "Blobs/change.gpkg").write_bytes(b"no database")
+    run = json.loads((tmp_path / "Blobs/run.json").read_text())
+    del run["threshold"]
+    (tmp_path / "Blobs/run.json").write_text(json.dumps(run))
     library = Library(Options((tmp_path,)))
     assert Warmth(library).start(60)
     result = named(library, "Blobs")

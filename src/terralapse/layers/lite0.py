@@ -79,7 +79,8 @@ def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, .
                     "the published encoder", f"has no {name}", "Give the weights of EfficientNet-Lite0."
                 )
             started[key] = published[name]
-    stem = dict(zip(("red", "green", "blue"), started["stem.conv.weight"].unbind(dim=1), strict=False))
+    colours = started["stem.conv.weight"].unbind(dim=1)
+    stem: dict[str, Tensor] = dict(zip(("red", "green", "blue"), colours, strict=False))
     mean = started["stem.conv.weight"].mean(dim=1)
     started["stem.conv.weight"] = torch.stack([stem.get(b, mean) for b in bands], dim=1) * 3 / len(bands)
     load_strict(network, network.state_dict() | started, "the published encoder")

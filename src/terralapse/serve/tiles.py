@@ -133,14 +133,13 @@ class Tiler:
         if not (low <= wanted.z <= high and 0 <= wanted.x < side and 0 <= wanted.y < side):
             raise NoTileError
         key = (layer.path, layer.stamp, layer.name, wanted)
+        mine: Future[bytes] = Future()
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-            coming = self._coming.get(key)
-            if coming is None:
-                mine = self._coming[key] = Future()
-        if coming is not None:
+            coming = self._coming.setdefault(key, mine)
+        if coming is not mine:
             return coming.result()
         try:
             data, mask = self._read(layer, grid, wanted)

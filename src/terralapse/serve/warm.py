@@ -14,11 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
-from terralapse.errors import TerralapseError
 from terralapse.serve.layers import Layer
-from terralapse.serve.library import Library, NotThereError
+from terralapse.serve.library import Library
 from terralapse.serve.shelf import Result
-from terralapse.serve.tiles import NoTileError, Wanted
+from terralapse.serve.tiles import Wanted
 
 # Tiles of 512 pixels on the longer side of a result that a page shows whole: a phone has less than one, a
 # large screen three.
@@ -55,8 +54,7 @@ class Warmth:
                 list(pool.map(self._one, self._first(result)))
 
     def _one(self, make: Callable[[], object]) -> None:
-        # What is missing or damaged is said to whoever asks for it.
-        with suppress(TerralapseError, NotThereError, NoTileError, OSError):
+        with suppress(Exception):  # what is missing or damaged is said to whoever asks for it
             if not self._over.is_set():
                 make()
 
