@@ -70,7 +70,7 @@ def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, .
     Raises:
         WeightsMismatchError: tensors are missing, or of another shape.
     """
-    started = {}
+    started: dict[str, Tensor] = {}
     for ours, theirs in _PARTS.items():
         for key in [k for k in network.state_dict() if k.startswith(f"{ours}.")]:
             name = theirs + key[len(ours) :]
@@ -82,5 +82,7 @@ def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, .
     colours = started["stem.conv.weight"].unbind(dim=1)
     stem: dict[str, Tensor] = dict(zip(("red", "green", "blue"), colours, strict=False))
     mean = started["stem.conv.weight"].mean(dim=1)
-    started["stem.conv.weight"] = torch.stack([stem.get(b, mean) for b in bands], dim=1) * 3 / len(bands)
+    started["stem.conv.weight"] = (
+        torch.stack([stem[b] if b in stem else mean for b in bands], dim=1) * 3 / len(bands)
+    )
     load_strict(network, network.state_dict() | started, "the published encoder")
