@@ -79,10 +79,9 @@ def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, .
                     "the published encoder", f"has no {name}", "Give the weights of EfficientNet-Lite0."
                 )
             started[key] = published[name]
-    colours = started["stem.conv.weight"].unbind(dim=1)
-    stem: dict[str, Tensor] = dict(zip(("red", "green", "blue"), colours, strict=False))
-    mean = started["stem.conv.weight"].mean(dim=1)
-    started["stem.conv.weight"] = (
-        torch.stack([stem[b] if b in stem else mean for b in bands], dim=1) * 3 / len(bands)
-    )
+    published_stem = started["stem.conv.weight"]
+    stem = dict.fromkeys(bands, published_stem.mean(dim=1))
+    for colour, weight in zip(("red", "green", "blue"), published_stem.unbind(dim=1), strict=True):
+        stem |= {colour: weight} if colour in stem else {}
+    started["stem.conv.weight"] = torch.stack([stem[b] for b in bands], dim=1) * 3 / len(bands)
     load_strict(network, network.state_dict() | started, "the published encoder")
