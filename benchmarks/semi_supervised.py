@@ -7,8 +7,8 @@ trains a detector on made pairs, tunes it on the labelled tiles of each seed, la
 with it, trains nine networks (`recipes/semicd-vl-mshs-bcd.yaml`), scores each once, and writes
 benchmarks/results/semi_supervised_SIZE_STEPS.json and docs/semi-supervised.md as soon as all nine are there.
 What is there already is not done again; a run that was cut off goes on. `--only` does one run, so that
-several can go side by side; `--epochs` takes another budget of steps, and `--nano` a smaller network from
-random weights.
+several can go side by side; `--epochs` takes another budget of steps, and `--nano` a network from random
+weights.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def page(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             *seeds,
             "",
-            "With a smaller network from random weights, and labels from one view of each pair in place of "
+            "With another network, from random weights, and labels from one view of each pair in place of "
             "four quarter turns (the same three seeds):",
             "",
             "| network | steps | method | val F1 | test F1 |",
@@ -276,7 +276,7 @@ def page(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
             "No vision-language model was at hand. " + found["about_guides"],
             "",
             "Its labels on the unlabelled tiles (whose own labels are used for this table alone), and the F1 "
-            "of that detector itself, in percent:",
+            "of that detector itself from one view, in percent:",
             "",
             "| seed | changed pixels | precision | recall | F1 | its val F1 | its test F1 |",
             "| --- | --- | --- | --- | --- | --- | --- |",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
-import uvicorn
 from PIL import Image
 
-from terralapse.serve.app import create_app
+from serve_clients import living
 from terralapse.serve.options import Limits, Options
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,17 +42,8 @@ def served(*results: Path, **options: Any) -> Iterator[str]:
     """The address of a server in a thread of this process."""
     limits = options.pop("limits", Limits(rate=1e6, burst=10**6))
     looker = options.pop("looker", None)
-    app = create_app(Options(results, limits=limits, **options), looker)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    with living(Options(results, limits=limits, **options), looker) as address:
+        yield address
 
 
 def settled(page: Any) -> None:

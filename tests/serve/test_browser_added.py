@@ -28,8 +28,9 @@ def draw(page: Any, top: float, left: float, bottom: float, right: float) -> Non
         page.locator("#map canvas").click(position={"x": point["x"], "y": point["y"]}, force=True)
 
 
-def test_from_a_missed_object_to_the_files(open_page, kept_address, tmp_path):
-    page = open_page(f"{kept_address}#s=off")
+def drawn(open_page: Any, address: str) -> Any:
+    """A page on which Ada has drawn an object and is asked what it is."""
+    page = open_page(f"{address}#s=off")
     tab(page, "review")
     page.click("#layers-toggle")
     page.fill("#review-by", "Ada")
@@ -38,6 +39,11 @@ def test_from_a_missed_object_to_the_files(open_page, kept_address, tmp_path):
     becomes(page, ".review-form .small", "4 points")
     page.click("text=Finish")
     page.select_option("#added-grade", "destroyed")
+    return page
+
+
+def test_from_a_missed_object_to_the_files(open_page, kept_address, tmp_path):
+    page = drawn(open_page, kept_address)
     assert page.locator("#added-class").count() == 0  # this run has no classes
     page.fill("#added-comment", "<i>shed</i>")
     keep(page, "added-form")
@@ -80,14 +86,7 @@ def test_from_a_missed_object_to_the_files(open_page, kept_address, tmp_path):
 
 
 def test_what_an_object_is_and_where_it_lies_can_be_changed(open_page, kept_address):
-    page = open_page(f"{kept_address}#s=off")
-    tab(page, "review")
-    page.click("#layers-toggle")
-    page.fill("#review-by", "Ada")
-    page.click("#add-object")
-    draw(page, TOP, LEFT, BOTTOM, RIGHT)
-    page.click("text=Finish")
-    page.select_option("#added-grade", "destroyed")
+    page = drawn(open_page, kept_address)
     page.fill("#added-comment", "a shed")
     page.click("text=Save object")
     newest = page.locator("[data-added]").last

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +14,6 @@ from PIL import Image
 
 from terralapse.products.area_report import report
 from terralapse.products.area_sample import read_labels, read_sample
-
-
-@pytest.fixture
-def kept(tmp_path: Path, serve: Any, shelf: Path) -> Iterator[TestClient]:
-    with serve(shelf, reviews=tmp_path) as client:
-        yield client
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def joint_evidence(
         turns: 1 to 4; a probability is the mean of so many quarter turns of the pair.
 
     Raises:
-        SettingError: no detector, or limits that are no range.
+        SettingError: no detector, limits that are no range, or no such number of turns.
     """
     if not 1 <= turns <= 4:
         raise SettingError(f"turns={turns}", "is no number of quarter turns", "Give 1 to 4.")

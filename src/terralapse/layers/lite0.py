@@ -6,11 +6,11 @@ parameters, and strictly local.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from terralapse.errors import WeightsMismatchError
 from terralapse.layers.mbconv import ConvBN, InvertedResidual
+from terralapse.layers.stem import inflate_stem
 from terralapse.layers.weights import load_strict
 
 CHANNELS = (16, 24, 80)  # of the maps of strides 2, 4 and 8
@@ -62,13 +62,12 @@ class Lite0(nn.Module):
 
 
 def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, ...]) -> None:
-    """Starts the stages from the published EfficientNet-Lite0 (names as in its PyTorch release).
-
-    The three colours of the first convolution go where `bands` has them; any other band starts from their
-    mean, and all are scaled so that the sum over bands stays about what it was.
+    """Starts the stages from the published EfficientNet-Lite0 (names as in its PyTorch release); bands follow
+    `inflate_stem`.
 
     Raises:
         WeightsMismatchError: tensors are missing, or of another shape.
+        ModelInputError: its first convolution is not for red, green and blue.
     """
     started: dict[str, Tensor] = {}
     for ours, theirs in _PARTS.items():
@@ -79,9 +78,5 @@ def load_lite0(network: Lite0, published: dict[str, Tensor], bands: tuple[str, .
                     "the published encoder", f"has no {name}", "Give the weights of EfficientNet-Lite0."
                 )
             started[key] = published[name]
-    published_stem = started["stem.conv.weight"]
-    stem = dict.fromkeys(bands, published_stem.mean(dim=1))
-    for colour, weight in zip(("red", "green", "blue"), published_stem.unbind(dim=1), strict=True):
-        stem |= {colour: weight} if colour in stem else {}
-    started["stem.conv.weight"] = torch.stack([stem[b] for b in bands], dim=1) * 3 / len(bands)
+    started["stem.conv.weight"] = inflate_stem(started["stem.conv.weight"], bands)
     load_strict(network, network.state_dict() | started, "the published encoder")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from terralapse.serve.library import Library, NotThereError
+from terralapse.serve.pages import holds
 from terralapse.serve.tiles import NoTileError, Wanted
 
 _LAST = re.compile(r"(\d{1,8})(@2x)?(?:\.(png|webp))?")
@@ -72,8 +73,7 @@ def router(library: Library) -> APIRouter:
         wanted = Wanted(z, x, int(last[1]), 2 if last[2] else 1, form, style)  # type: ignore[arg-type]
         etag = library.tiler.etag(layer, wanted)
         headers = {"etag": etag, "cache-control": _FOREVER if v == layer.stamp else _ASK_AGAIN}
-        held = [e.strip().removeprefix("W/") for e in request.headers.get("if-none-match", "").split(",")]
-        if etag in held:
+        if holds(request, etag):
             return Response(status_code=304, headers=headers)
         try:
             body = library.tiler.tile(layer, library.grid(library.result(result_id)), wanted)

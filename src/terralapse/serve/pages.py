@@ -21,6 +21,12 @@ class _File:
     headers: dict[str, str]
 
 
+def holds(request: Request, etag: str) -> bool:
+    """Whether a client says that it has this state of what it asks for."""
+    held = request.headers.get("if-none-match", "").split(",")
+    return etag in [e.strip().removeprefix("W/") for e in held]
+
+
 class Pages:
     """Answers requests for what lies below a folder; what a client sends never becomes part of a path.
 
@@ -46,8 +52,7 @@ class Pages:
         found = self._files.get(name)
         if found is None:
             raise HTTPException(404)
-        held = [e.strip().removeprefix("W/") for e in request.headers.get("if-none-match", "").split(",")]
-        if found.headers["etag"] in held:
+        if holds(request, found.headers["etag"]):
             return Response(status_code=304, headers=found.headers)
         return Response(found.body, headers=found.headers)
 

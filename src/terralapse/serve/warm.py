@@ -23,7 +23,7 @@ from terralapse.serve.tiles import Wanted
 # large screen three.
 _LEAST, _MOST = 0.75, 3.2
 _RESULTS = 4  # the first ones; others are drawn when somebody chooses them
-_POLYGONS = (1000, 10**6)  # of the page's first request, and their vertices
+_POLYGONS = 1000  # of the page's first request
 _FIRST = {"change": ("probability", "after", "before"), "series": ("break_date",)}
 
 
@@ -63,7 +63,8 @@ class Warmth:
         yield partial(library.describe, result)
         yield partial(library.histogram if result.kind == "change" else library.breaks, result)
         if result.kind == "change":
-            yield lambda: library.polygons(result).page([], _POLYGONS[0], 0, _POLYGONS[1])
+            most = library.options.limits.vertices
+            yield lambda: library.polygons(result).page([], _POLYGONS, 0, most)
         yield lambda: (result.facts, library.table(result))
         layers: dict[str, Layer] = {}
         self._one(lambda: layers.update(library.layers(result)))

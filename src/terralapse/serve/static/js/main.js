@@ -103,7 +103,7 @@ async function show(id, asked) {
   maps.whenDrawn(map, result.kind === "change" ? "change" : "break_date", (there) => {
     if (there) performance.mark("terralapse-change");
     maps.drawLines(map);
-    maps.showLayers(map, found.layers);
+    if (result === found) maps.showLayers(map, found.layers); // else another is shown by now
   });
   const got = await polygons;
   features = got.features;
